@@ -308,6 +308,29 @@ def open_binary(location: str) -> BinaryIO:
     return io.BufferedReader(_RemoteFile(location), _REMOTE_BUFFER)
 
 
+def lines(root: str, path: str, errors: str = "strict") -> Iterator[str]:
+    """Reads the lines of a text in UTF-8, as `str.splitlines` returns them, without the whole text.
+
+    Args:
+      root: The folder that the path starts from.
+      path: Relative to the root.
+      errors: How bytes that are not UTF-8 are decoded.
+
+    Raises:
+      UnreadableFileError: With the system's reason.
+      UnicodeDecodeError: With the position in the file.
+    """
+    try:
+        with open_binary(join(root, path)) as file:
+            for number, line in enumerate(file):
+                yield from line.decode("utf-8" if number else "utf-8-sig", errors).splitlines()
+    except UnicodeDecodeError:
+        read(root, path).decode("utf-8-sig")
+        raise
+    except OSError as error:
+        raise UnreadableFileError(f"cannot be read: {error.strerror}") from None
+
+
 class _RemoteFile(io.RawIOBase):
     """A file that TensorFlow's file system reads."""
 

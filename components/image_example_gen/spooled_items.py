@@ -10,10 +10,23 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import IO, Generic, TypeVar
 
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION
 from trainer_module.locations import os_errors
 
 _Item = TypeVar("_Item")
 _ITEMS_PER_BATCH = 250
+
+
+def kept(items: Iterable[_Item]) -> Iterable[_Item]:
+    """Returns items that can be read several times: those of an iterator are in a list, many are in a file."""
+    if not isinstance(items, Iterator):
+        return items
+    first = list(itertools.islice(items, IMAGES_PER_PARTITION + 1))
+    if len(first) <= IMAGES_PER_PARTITION:
+        return first
+    waiting = itertools.chain(first, items)
+    del first  # only the chain refers to them, and drops them
+    return SpooledItems(waiting)
 
 
 class SpooledItems(Iterable[_Item], Generic[_Item]):

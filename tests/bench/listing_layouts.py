@@ -42,6 +42,20 @@ def images(folder: Path, num: int, suffix: str = "jpg") -> Iterator[tuple[str, s
         source.unlink()
 
 
+def nested(folder: Path, num: int) -> Iterator[tuple[str, str]]:
+    """Writes images in folders of a thousand; yields the path of each, without suffix, and its class."""
+    for first in range(0, num, _PER_FOLDER):
+        number = f"{first // _PER_FOLDER:05d}"
+        for name, label in images(folder / number, min(_PER_FOLDER, num - first)):
+            yield f"{number}/{name}", label
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 def class_folders(root: Path, num: int) -> list[str]:
     """Writes folders of a thousand images, all but a hundred as links; returns the paths of the images."""
     paths: list[str] = []
@@ -77,16 +91,25 @@ def mask_pairs(root: Path, num: int) -> None:
 
 def yolo(root: Path, num: int) -> None:
     """Writes one box for every image, in a text file."""
-    (root / "labels").mkdir(parents=True)
-    for name, label in images(root / "images", num):
-        (root / "labels" / f"{name}.txt").write_text(f"{_CLASSES.index(label)} 0.5 0.5 0.5 0.5\n")
+    for name, label in nested(root / "images", num):
+        write(root / "labels" / f"{name}.txt", f"{_CLASSES.index(label)} 0.5 0.5 0.5 0.5\n")
     (root / "classes.txt").write_text("\n".join(_CLASSES))
+    (root / "data.yaml").write_text(f"names: [{', '.join(_CLASSES)}]\n")  # by which the layout is detected
+
+
+def voc(root: Path, num: int) -> None:
+    """Writes one box for every image, in an XML file."""
+    box = "<bndbox><xmin>3</xmin><ymin>3</ymin><xmax>6</xmax><ymax>6</ymax></bndbox>"
+    size = f"<size><width>{_SIDE}</width><height>{_SIDE}</height></size>"
+    for name, label in nested(root / "JPEGImages", num):
+        content = f"<filename>{name}.jpg</filename>{size}<object><name>{label}</name>{box}</object>"
+        write(root / "Annotations" / f"{name}.xml", f"<annotation>{content}</annotation>\n")
 
 
 def coco(root: Path, num: int) -> None:
     """Writes one box for every image, in one file."""
     content: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": []}
-    for number, (name, label) in enumerate(images(root / "images", num)):
+    for number, (name, label) in enumerate(nested(root / "images", num)):
         content["images"].append({"id": number, "file_name": f"{name}.jpg", "width": _SIDE, "height": _SIDE})
         box = {"id": number, "image_id": number, "category_id": _CLASSES.index(label), "bbox": [2, 2, 4, 4]}
         content["annotations"].append(box)
@@ -95,7 +118,7 @@ def coco(root: Path, num: int) -> None:
 
 
 WRITERS: dict[str, Callable[[Path, int], object]] = {
-    writer.__name__: writer for writer in (class_folders, metadata, manifest, mask_pairs, yolo, coco)
+    writer.__name__: writer for writer in (class_folders, metadata, manifest, mask_pairs, yolo, voc, coco)
 }
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 import re
 import urllib.parse
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import boxes, files, labels, tables
 from components.image_example_gen.boxes import Annotation
 from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION
+from components.image_example_gen.external_sort import grouped_by_key, sorted_by_key
 from components.image_example_gen.layouts import _metadata
 from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
+from components.image_example_gen.spooled_items import kept
 from components.image_example_gen.stored_entries import collect
+from components.image_example_gen.stored_mapping import collect_mapping
 
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 # An annotation of one image is small; this bounds the memory and time that a file of another kind can cost.
 MOST_BYTES_PER_IMAGE = 10 * 2**20
 _MOST_NAMES = 2
+_KEY = operator.itemgetter(0)
 # Folders of any name inside folders of annotations that are looked into to detect a layout.
 _MOST_FOLDERS = 10
 
@@ -48,21 +55,42 @@ class AnnotatedImage(NamedTuple):
     source: str = ""
 
 
+class _Same(NamedTuple):
+    """Images with the same name: their number, and the first two."""
+
+    number: int
+    first: tuple[files.File, ...]
+
+
 class ImageIndex:
-    """All files below the data folder, and their images by path and by name."""
+    """All files below the data folder, and their images by path and by name; those of a large one are not in memory.
+
+    Attributes:
+      files: All files by path, in the order of the paths.
+      images: Those that look like images.
+    """
 
     def __init__(self, root: str) -> None:
         """Lists the files."""
-        self.files = {file.path: file for file in files.walk(root, "")}
-        self.images = {path: file for path, file in self.files.items() if is_image_name(path)}
-        self._by_name: dict[str, list[files.File]] = defaultdict(list)
-        self._by_stem: dict[str, list[files.File]] = defaultdict(list)
-        self._by_lower_name: dict[str, list[files.File]] = defaultdict(list)
-        for path, file in self.images.items():
-            name = path.rpartition("/")[2]
-            self._by_name[name].append(file)
-            self._by_stem[stem_of(name)].append(file)
-            self._by_lower_name[name.lower()].append(file)
+        self.files = collect_mapping((file.path, file) for file in files.walk(root, ""))
+        self.images = collect_mapping(item for item in self.files.items() if is_image_name(item[0]))
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, _Same]:
+        return self._by(_name)
+
+    @functools.cached_property
+    def _by_lower_name(self) -> Mapping[str, _Same]:
+        return self._by(lambda path: _name(path).lower())
+
+    @functools.cached_property
+    def _by_stem(self) -> Mapping[str, _Same]:
+        return self._by(stem_of)
+
+    def _by(self, key_of: Callable[[str], str]) -> Mapping[str, _Same]:
+        """Groups the images by what a function makes of their paths."""
+        pairs = sorted_by_key(((key_of(path), file) for path, file in self.images.items()), IMAGES_PER_PARTITION)
+        return collect_mapping((key, _same(file for _, file in same)) for key, same in itertools.groupby(pairs, _KEY))
 
     def find(self, name: str, folders: Iterable[str] = ()) -> files.File | None:
         """Finds the image that an annotation names.
@@ -81,24 +109,34 @@ class ImageIndex:
                 if file := self.images.get(f"{folder}/{spelling}" if folder else spelling):
                     return file
         for spelling in spellings:
-            last = spelling.rpartition("/")[2]
-            same = self._by_name.get(last) or self._by_lower_name.get(last.lower(), [])
-            if len(same) == 1:
-                return same[0]
+            last = _name(spelling)
+            same = self._by_name.get(last) or self._by_lower_name.get(last.lower())
+            if same and same.number == 1:
+                return same.first[0]
         return None
 
     def why_missing(self, name: str) -> str:
         """Explains why `find` returns no file: there is none, or one with another suffix, or several."""
-        last = _spellings(name)[-1].rpartition("/")[2]
-        if len(same := self._by_lower_name.get(last.lower(), [])) > 1:
-            return f"{len(same)} files have this name: {files.readable(same[0].path)}, {files.readable(same[1].path)}"
+        last = _name(_spellings(name)[-1])
+        if (same := self._by_lower_name.get(last.lower())) and same.number > 1:
+            shown = ", ".join(files.readable(file.path) for file in same.first)
+            return f"{same.number} files have this name: {shown}"
         other = self.with_stem(stem_of(last))
         return f"{files.MISSING}, but `{files.readable(other.path)}` does" if other else files.MISSING
 
     def with_stem(self, stem: str) -> files.File | None:
         """Returns the only image with this name without its extension, or None."""
-        same = self._by_stem.get(stem, [])
-        return same[0] if len(same) == 1 else None
+        same = self._by_stem.get(stem)
+        return same.first[0] if same and same.number == 1 else None
+
+
+def _same(images: Iterator[files.File]) -> _Same:
+    first = tuple(itertools.islice(images, 2))
+    return _Same(len(first) + sum(1 for _ in images), first)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _spellings(name: str) -> list[str]:
@@ -111,7 +149,7 @@ def _spellings(name: str) -> list[str]:
 
 def stem_of(name: str) -> str:
     """Returns a file name without its folder and its extension."""
-    name = name.rpartition("/")[2]
+    name = _name(name)
     stem, dot, _ = name.rpartition(".")
     return stem if dot else name
 
@@ -158,13 +196,30 @@ def _paths_in(root: str, folders: Iterable[str]) -> Iterator[str]:
     return (f"{path}/{name}" for path in folders for name in files.names(root, path))
 
 
+class Names:
+    """The number of files that a note is about, and the first of their names."""
+
+    def __init__(self) -> None:
+        """Begins without files."""
+        self._number, self._first = 0, list[str]()
+
+    def add(self, name: str) -> None:
+        """Adds a file."""
+        self._number += 1
+        self._first = sorted((*self._first, files.readable(name)))[:_MOST_NAMES]
+
+    def note(self, text: str) -> list[str]:
+        """Returns a note: the number, the text, and the first two names; none without files."""
+        shown = ", ".join(self._first) + (", …" if self._number > _MOST_NAMES else "")
+        return [f"{self._number:,} {text}: {shown}"] if self._number else []
+
+
 def counted(text: str, names: Iterable[str]) -> list[str]:
-    """Returns a note about files: their number, the text, and the first two names; none without files."""
-    ordered = sorted(map(files.readable, names))
-    if not ordered:
-        return []
-    shown = ", ".join(ordered[:_MOST_NAMES]) + (", …" if len(ordered) > _MOST_NAMES else "")
-    return [f"{len(ordered):,} {text}: {shown}"]
+    """Returns a note about files; see `Names`."""
+    found = Names()
+    for name in names:
+        found.add(name)
+    return found.note(text)
 
 
 def unlisted(
@@ -174,12 +229,13 @@ def unlisted(
 
     Args:
       index: All images.
-      annotated: Those that are used.
+      annotated: Those that are used; read once.
       refused: Those that are not.
       others: Paths of images that another note counts.
     """
-    seen = {image.file.path for image in annotated} | {file.path for file in refused} | set(others)
-    paths = [path for path in index.images if path not in seen and files.readable(path) not in seen]
+    listed = itertools.chain((image.file.path for image in annotated), (file.path for file in refused), others)
+    seen = collect_mapping((path, None) for path in listed)
+    paths = (path for path in index.images if path not in seen and files.readable(path) not in seen)
     return counted("images are not listed in the annotations and are not used", paths)
 
 
@@ -198,7 +254,7 @@ def make_listing(
     Args:
       folder: The data folder.
       options: `[data]`.
-      annotated: The images; one that occurs twice is refused.
+      annotated: The images; one that occurs twice is refused. Those of an iterator are read once.
       refused: The files that are not used.
       notes: What users should know.
       columns: Names of the images' slices; if None, slices and groups come from `metadata.csv`.
@@ -207,17 +263,15 @@ def make_listing(
       LayoutError: If there are images, but none has a box.
       DatasetError: If two files list the same images, or if a column has the name of a built-in slice.
     """
-    images, refused = list(annotated), list(refused)
-    sources: dict[str, list[str]] = defaultdict(list)
-    for image in images:
-        sources[image.file.path].append(image.source)
-    _refuse_versions(folder.root, sources)
+    images, refused = kept(annotated), list(refused)
+    repeated = _sources_of_repeated(images)
+    _refuse_versions(folder.root, images, repeated)
     names: set[str] = set()
 
     def listed() -> Iterator[Entry]:
         for image in images:
             problem = image.file.problem or ("a folder" if image.file.is_folder else "")
-            if len(own := sources[image.file.path]) > 1:
+            if own := repeated.get(image.file.path):
                 shown = ", ".join(filter(None, dict.fromkeys(own)))
                 problem = f"annotated {len(own)} times" + (f": in {shown}" if shown else "")
             annotation = of_classes(image.annotation, options)
@@ -248,13 +302,24 @@ def make_listing(
     return listing
 
 
-def _refuse_versions(root: str, sources: Mapping[str, Sequence[str]]) -> None:
+def _sources_of_repeated(images: Iterable[AnnotatedImage]) -> dict[str, list[str]]:
+    """Returns the sources of every image that occurs several times, in the order of their first ones."""
+    pairs = ((image.file.path, (number, image.source)) for number, image in enumerate(images))
+    repeated = sorted((same, path) for path, same in grouped_by_key(pairs) if len(same) > 1)
+    return {path: [source for _, source in same] for same, path in repeated}
+
+
+def _refuse_versions(root: str, images: Iterable[AnnotatedImage], repeated: Mapping[str, Sequence[str]]) -> None:
     """Refuses two files of which one lists all images of the other: they are versions of the same annotations."""
-    images = Counter(source for own in sources.values() for source in set(own))
-    shared = Counter(pair for own in sources.values() for pair in itertools.combinations(sorted(set(own)), 2))
+    shared = Counter(pair for own in repeated.values() for pair in itertools.combinations(sorted(set(own)), 2))
+    if not shared:
+        return
+    in_source = Counter(image.source for image in images)
+    for own in repeated.values():
+        in_source.subtract(Counter(own) - Counter(set(own)))
     for (first, second), num in shared.items():
-        if num == min(images[first], images[second]):
-            path = next(path for path, own in sources.items() if {first, second} <= set(own))
+        if num == min(in_source[first], in_source[second]):
+            path = next(path for path, own in repeated.items() if {first, second} <= set(own))
             raise DatasetError(
                 f"{root}: {first} and {second} list the same images ({num:,}, such as {files.readable(path)}). Keep "
                 "one of these files."

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.image_example_gen import files
 from components.image_example_gen.boxes import Annotation, Box
 from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
+from components.image_example_gen.external_sort import grouped_by_key
 from components.image_example_gen.layouts import _xml
 from components.image_example_gen.layouts._boxes import (
     MOST_BYTES_PER_IMAGE,
     AnnotatedImage,
     ImageIndex,
-    counted,
+    Names,
     folder_split,
     make_listing,
     names_below,
@@ -24,6 +26,8 @@ from components.image_example_gen.layouts._boxes import (
 from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, split_named
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
+from components.image_example_gen.spooled_items import kept
+from components.image_example_gen.stored_mapping import collect_mapping
 from trainer_module.error_text import first_line
 from trainer_module.locations import join
 
@@ -59,52 +63,37 @@ def _is_annotation(path: str) -> bool:
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     index = ImageIndex(folder.root)
-    images = {path: file for path, file in index.images.items() if not path.startswith(_OTHER_TASKS)}
-    image_of = {_key(path): file for path, file in images.items()}
-    documents = [file for path, file in index.files.items() if _is_annotation(path)]
-    if not documents:
+    if not any(map(_is_annotation, index.files)):
         raise LayoutError(f"{folder.root} has no XML files. Export the annotations as Pascal VOC.")
-    sets = _read_sets(folder.root, index, {stem_of(path) for path in (*images, *(file.path for file in documents))})
-    refused: list[RefusedFile] = []
-    read: list[_Document] = []
-    usable = [file for file in documents if not _refuse_document(file, refused)]
-    for file, content in zip(usable, files.read_all(folder.root, [file.path for file in usable]), strict=True):
-        image = image_of.get(_key(file.path)) or index.with_stem(stem_of(file.path))
-        try:
-            if isinstance(content, files.UnreadableFileError):
-                raise UnusableImageError(str(content))
-            raw = parse(content)
-            image = image or index.find(raw.filename)
-            if image is None:
-                refused.append(refuse(file, "an annotation without an image"))
-            else:
-                read.append(_Document(file, image, raw))
-        except UnusableImageError as error:
-            refused.append(refuse(image or file, f"unusable annotation: {files.readable(file.path)}: {error}"))
+    known = collect_mapping((stem_of(file.path), None) for file in itertools.chain(_images(index), _documents(index)))
+    sets = _read_sets(folder.root, index, known)
+    refused = [refuse(file, problem) for file in _documents(index) if (problem := _problem(file))]
+    read = kept(_read_documents(folder.root, index, refused))
     from_zero = _counts_from_zero(document.raw for document in read)
-    listed = [document for document in read if not sets or stem_of(document.file.path) in sets]
-    unlisted = [document.image.path for document in read if sets and stem_of(document.file.path) not in sets]
-    annotated = [
-        AnnotatedImage(
-            document.image,
-            to_annotation(document.raw, from_zero),
-            sets.get(stem_of(document.file.path), "") if sets else folder_split(document.image.path),
-        )
-        for document in listed
-        if not _refuse_contradiction(document, sets, refused)
-    ]
-    seen = {files.readable(document.image.path) for document in read} | {file.path for file in refused}
-    for path, file in images.items():
-        if files.readable(path) not in seen:
-            if sets and stem_of(path) not in sets:
-                unlisted.append(path)
+    unlisted = Names()
+
+    def annotate() -> Iterator[AnnotatedImage]:
+        for document in read:
+            split = sets.get(stem_of(document.file.path)) if sets else folder_split(document.image.path)
+            if split is None:
+                unlisted.add(document.image.path)
+            elif "," in split:
+                refused.append(refuse(document.image, f"in several lists of ImageSets: {split}"))
+            else:
+                yield AnnotatedImage(document.image, to_annotation(document.raw, from_zero), split)
+
+    annotated = kept(annotate())
+    used = (files.readable(document.image.path) for document in read)
+    seen = collect_mapping((path, None) for path in itertools.chain(used, (file.path for file in refused)))
+    for file in _images(index):
+        if files.readable(file.path) not in seen:
+            if sets and stem_of(file.path) not in sets:
+                unlisted.add(file.path)
             else:
                 refused.append(refuse(file, "no annotation; for a negative write an XML file without objects"))
-    missing = sets.keys() - {stem_of(path) for path in images} - {stem_of(file.path) for file in documents}
-    refused += [
-        RefusedFile(files.readable(name), "listed in ImageSets, but there is no such image") for name in missing
-    ]
-    notes = counted(f"images are in no list of {_SETS} and are not used", unlisted)
+    missing = (files.readable(stem) for stem in sets if stem not in known)
+    refused += [RefusedFile(name, "listed in ImageSets, but there is no such image") for name in missing]
+    notes = unlisted.note(f"images are in no list of {_SETS} and are not used")
     if from_zero:
         notes.append("coordinates begin at 0 and not at 1 as in Pascal VOC; they are read as such")
     return make_listing(folder, options, annotated, refused, notes)
@@ -148,19 +137,35 @@ class _Document(NamedTuple):
     raw: RawAnnotation
 
 
-def _refuse_document(file: files.File, refused: list[RefusedFile]) -> bool:
-    problem = file.problem or ("larger than 10 MB" if file.size > MOST_BYTES_PER_IMAGE else "")
-    if problem:
-        refused.append(refuse(file, problem))
-    return bool(problem)
+def _images(index: ImageIndex) -> Iterator[files.File]:
+    return (file for path, file in index.images.items() if not path.startswith(_OTHER_TASKS))
 
 
-def _refuse_contradiction(document: _Document, sets: Mapping[str, str], refused: list[RefusedFile]) -> bool:
-    split = sets.get(stem_of(document.file.path), "")
-    if "," not in split:
-        return False
-    refused.append(refuse(document.image, f"in several lists of ImageSets: {split}"))
-    return True
+def _documents(index: ImageIndex) -> Iterator[files.File]:
+    return (file for path, file in index.files.items() if _is_annotation(path))
+
+
+def _problem(document: files.File) -> str:
+    return document.problem or ("larger than 10 MB" if document.size > MOST_BYTES_PER_IMAGE else "")
+
+
+def _read_documents(root: str, index: ImageIndex, refused: list[RefusedFile]) -> Iterator[_Document]:
+    """Reads the XML files that can be read, and finds their images; refuses the others."""
+    image_of = collect_mapping((_key(file.path), file) for file in _images(index))
+    usable, again = itertools.tee(file for file in _documents(index) if not _problem(file))
+    for file, content in zip(usable, files.read_all(root, (file.path for file in again)), strict=True):
+        image = image_of.get(_key(file.path)) or index.with_stem(stem_of(file.path))
+        try:
+            if isinstance(content, files.UnreadableFileError):
+                raise UnusableImageError(str(content))
+            raw = parse(content)
+            image = image or index.find(raw.filename)
+            if image is None:
+                refused.append(refuse(file, "an annotation without an image"))
+            else:
+                yield _Document(file, image, raw)
+        except UnusableImageError as error:
+            refused.append(refuse(image or file, f"unusable annotation: {files.readable(file.path)}: {error}"))
 
 
 def _key(path: str) -> str:
@@ -168,36 +173,36 @@ def _key(path: str) -> str:
     return "/".join((*folders, stem_of(path)))
 
 
-def _read_sets(root: str, index: ImageIndex, known: Collection[str]) -> dict[str, str]:
+def _read_sets(root: str, index: ImageIndex, known: Container[str]) -> Mapping[str, str]:
     """Reads the lists of images: stem → split, empty for `trainval` only; several splits are joined by commas.
 
     Lists of single classes, `cat_train.txt`, are read only without a list of all images.
     """
-    sets: dict[str, set[str]] = {}
     names = {path: path.rpartition("/")[2].removesuffix(".txt") for path in index.files if _is_in_sets(path)}
     kinds = {path: name for path, name in names.items() if split_named(name) or name == _BOTH}
     kinds = kinds or {path: name.rpartition("_")[2] for path, name in names.items() if "_" in name}
-    for path, kind in kinds.items():
-        file = index.files[path]
-        if not (split_named(kind) or kind == _BOTH):
-            continue
-        try:
-            if file.problem:
-                raise files.UnreadableFileError(file.problem)
-            text = files.read(root, path).decode("utf-8-sig")
-        except (files.UnreadableFileError, UnicodeDecodeError) as error:
-            raise DatasetError(f"{join(root, path)} cannot be read: {first_line(error)}") from None
-        for line in text.splitlines():
-            if listed := line.strip():
-                sets.setdefault(_listed_stem(listed, known), set()).add(split_named(kind))
-    return {stem: ", ".join(sorted(splits - {""})) for stem, splits in sets.items()}
+
+    def listed() -> Iterator[tuple[str, str]]:
+        for path, kind in kinds.items():
+            if not (split_named(kind) or kind == _BOTH):
+                continue
+            try:
+                if problem := index.files[path].problem:
+                    raise files.UnreadableFileError(problem)
+                for line in map(str.strip, files.lines(root, path)):
+                    if line:
+                        yield _listed_stem(line, known), split_named(kind)
+            except (files.UnreadableFileError, UnicodeDecodeError) as error:
+                raise DatasetError(f"{join(root, path)} cannot be read: {first_line(error)}") from None
+
+    return collect_mapping((stem, ", ".join(sorted({*splits} - {""}))) for stem, splits in grouped_by_key(listed()))
 
 
 def _is_in_sets(path: str) -> bool:
     return path.rpartition("/")[0] == _SETS and path.endswith(".txt")
 
 
-def _listed_stem(line: str, known: Collection[str]) -> str:
+def _listed_stem(line: str, known: Container[str]) -> str:
     """Returns the stem in a line; lists of a class have a number behind it: 1, -1, or 0 for difficult objects."""
     stem = _without_image(line)
     first, _, last = line.rpartition(" ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import posixpath
 from collections import defaultdict
@@ -12,12 +14,13 @@ from components.image_example_gen import boxes, files, labels
 from components.image_example_gen.boxes import Annotation, Box
 from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnnamedClassesError, UnusableImageError
+from components.image_example_gen.external_sort import grouped_by_key
 from components.image_example_gen.layouts import _annotations, _yaml
 from components.image_example_gen.layouts._boxes import (
     MOST_BYTES_PER_IMAGE,
     AnnotatedImage,
     ImageIndex,
-    counted,
+    Names,
     folder_split,
     make_listing,
     names_below,
@@ -26,6 +29,8 @@ from components.image_example_gen.layouts._boxes import (
 from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
+from components.image_example_gen.spooled_items import kept
+from components.image_example_gen.stored_mapping import collect_mapping
 from trainer_module.error_text import first_line
 from trainer_module.locations import join
 
@@ -68,58 +73,82 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
             "name per line into classes.txt, or set data.classes.",
             labels.BOX_LABEL,
         )
-    by_lower: dict[str, list[str]] = defaultdict(list)
-    for path in index.files:
-        if path.lower().endswith(".txt") and not _is_name_file(path):
-            by_lower[path.lower()].append(path)
-    label_paths = {path: _label_path(path, by_lower) for path in index.images}
-    used = [path for path in label_paths.values() if path]
+    labelled = kept(_read_labels(folder.root, index, description.keypoints))
+    used = collect_mapping((image.label_path, None) for image in labelled if image.label_path)
     if not used:
         raise LayoutError(f"{folder.root} has no label files: images/a.jpg needs labels/a.txt.")
-    contents = dict(zip(used, _read(folder.root, [index.files[path] for path in used]), strict=True))
-    lines, problems = {}, {}
-    for path, content in contents.items():
-        try:
-            if isinstance(content, files.UnreadableFileError):
-                raise UnusableImageError(str(content))
-            lines[path] = parse(content, description.keypoints)
-        except UnusableImageError as error:
-            problems[path] = f"unusable labels: {files.readable(path)}: {error}"
-    rotated = _are_rotated(line for parsed in lines.values() for line in parsed)
-    annotated: list[AnnotatedImage] = []
+    rotated = _are_rotated(line for image in labelled for line in image.lines)
     refused = list(description.missing)
-    negatives: list[str] = []
-    unlisted: list[str] = []
-    for path, file in index.images.items():
-        label_path = label_paths[path]
-        split = description.split_of(path)
-        if split is None:
-            unlisted.append(path)
-            continue
-        if not label_path:
-            negatives.append(path)
-        try:
-            if "," in split:
-                raise UnusableImageError(f"in several lists of splits: {split}")
-            if label_path in problems:
-                raise UnusableImageError(problems[label_path])
-            annotation = _annotation(label_path, lines[label_path], names, rotated) if label_path else Annotation()
-        except UnusableImageError as error:
-            refused.append(refuse(file, str(error)))
-        else:
-            annotated.append(AnnotatedImage(file, annotation, split))
-    alone = [file for path, file in index.files.items() if _is_label(path) and path not in contents]
+    negatives, unlisted = Names(), Names()
+
+    def annotate() -> Iterator[AnnotatedImage]:
+        for image in labelled:
+            split = description.split_of(image.file.path)
+            if split is None:
+                unlisted.add(image.file.path)
+                continue
+            if not image.label_path:
+                negatives.add(image.file.path)
+            try:
+                if "," in split:
+                    raise UnusableImageError(f"in several lists of splits: {split}")
+                annotation = _annotation(image, names, rotated)
+            except UnusableImageError as error:
+                refused.append(refuse(image.file, str(error)))
+            else:
+                yield AnnotatedImage(image.file, annotation, split)
+
+    annotated = kept(annotate())
+    alone = (file for path, file in index.files.items() if _is_label(path) and path not in used)
     refused += [refuse(file, "labels without an image") for file in alone]
-    notes = [*description.notes, *counted("images have no label file and are used as negatives", negatives)]
-    notes += counted("images are in no list of splits and are not used", unlisted)
+    notes = [*description.notes, *negatives.note("images have no label file and are used as negatives")]
+    notes += unlisted.note("images are in no list of splits and are not used")
     return make_listing(folder, options, annotated, refused, notes)
 
 
-def _annotation(path: str, lines: Iterable[Line], names: Mapping[int, str], rotated: bool) -> Annotation:
+class _Labelled(NamedTuple):
+    """An image with the lines of its label file.
+
+    Attributes:
+      file: The image.
+      label_path: Its label file; empty for a negative.
+      lines: The lines of the file.
+      problem: Why the file cannot be used; empty if it can be.
+    """
+
+    file: files.File
+    label_path: str = ""
+    lines: Sequence[Line] = ()
+    problem: str = ""
+
+
+def _read_labels(root: str, index: ImageIndex, keypoints: int) -> Iterator[_Labelled]:
+    """Reads the label files of all images, in the order of these."""
+    label_files = _LabelFiles(index)
+    pairs, again = itertools.tee((file, label_files.of(path)) for path, file in index.images.items())
+    contents = _read(root, (label for _, label in again if label))
+    for file, label in pairs:
+        if not label:
+            yield _Labelled(file)
+            continue
+        try:
+            content = next(contents)
+            if isinstance(content, files.UnreadableFileError):
+                raise UnusableImageError(str(content))
+            yield _Labelled(file, label.path, parse(content, keypoints))
+        except UnusableImageError as error:
+            yield _Labelled(file, label.path, problem=str(error))
+
+
+def _annotation(image: _Labelled, names: Mapping[int, str], rotated: bool) -> Annotation:
+    if not image.label_path:
+        return Annotation()
     try:
-        return to_annotation(lines, names, rotated)
+        if image.problem:
+            raise UnusableImageError(image.problem)
+        return to_annotation(image.lines, names, rotated)
     except UnusableImageError as error:
-        raise UnusableImageError(f"unusable labels: {files.readable(path)}: {error}") from None
+        raise UnusableImageError(f"unusable labels: {files.readable(image.label_path)}: {error}") from None
 
 
 # === Files ===
@@ -149,8 +178,9 @@ class _Description(NamedTuple):
 
         It is that of its list or of its folder in `data.yaml`, otherwise that which the folder's name means.
         """
-        if path in self.images:
-            return self.images[path]
+        listed = self.images.get(path)
+        if listed is not None:
+            return listed
         for folder, split in self.folders.items():
             if path.startswith(f"{folder}/"):
                 return split
@@ -159,13 +189,14 @@ class _Description(NamedTuple):
 
 def _describe(root: str, index: ImageIndex) -> _Description:
     """Reads `data.yaml`, or any YAML file with `names` beside it, and lists of names."""
+    beside = {path: file for path, file in index.files.items() if _is_description(path)}
     documents = {}
-    for path in index.files:
+    for path, file in beside.items():
         if path.lower().endswith(_YAML) and path.count("/") <= 1:
-            document = _yaml.parse(_content(root, index.files[path]), join(root, files.readable(path)))
+            document = _yaml.parse(_content(root, file), join(root, files.readable(path)))
             if isinstance(document, dict) and "names" in document:
                 documents[path] = document
-    lists = {path: _content(root, file) for path, file in index.files.items() if path.split("/")[-1] in _NAME_FILES}
+    lists = {path: _content(root, file) for path, file in beside.items() if _is_name_file(path)}
     names_by_file = {path: _names(document["names"], join(root, path)) for path, document in documents.items()}
     if not names_by_file:
         names_by_file = {path: _listed_names(content, join(root, path)) for path, content in lists.items()}
@@ -176,17 +207,26 @@ def _describe(root: str, index: ImageIndex) -> _Description:
     splits = _Splits(root, index)
     for path, document in documents.items():
         splits.add(path, document)
-    for path in index.files:
+    for path, file in beside.items():
         if path.endswith(".data") and "/" not in path:  # Darknet's `obj.data`
-            splits.add(path, _settings(_content(root, index.files[path])))
-    if not splits.images:
-        for path in index.files:
-            if "/" not in path and path.endswith(".txt") and split_named(stem_of(path)):  # Darknet's `train.txt`
-                splits.add(path, {stem_of(path): path} if _lists_images(_content(root, index.files[path])) else {})
+            splits.add(path, _settings(_content(root, file)))
+    if next(splits.listed(), None) is None:
+        for path, file in beside.items():
+            if _is_list(path) and _lists_images(_content(root, file)):
+                splits.add(path, {stem_of(path): path})
     description = splits.describe(next(iter(names_by_file.values()), {}))
     keypoints = next(filter(None, (_num_keypoints(document.get("kpt_shape")) for document in documents.values())), 0)
     notes = ("keypoints are not used",) if keypoints else ()
     return description._replace(keypoints=keypoints, notes=description.notes + notes)
+
+
+def _is_description(path: str) -> bool:
+    return path.lower().endswith((*_YAML, ".data")) or _is_name_file(path) or _is_list(path)
+
+
+def _is_list(path: str) -> bool:
+    """Whether it may be Darknet's `train.txt`."""
+    return "/" not in path and path.endswith(".txt") and bool(split_named(stem_of(path)))
 
 
 def _lists_images(content: bytes) -> bool:
@@ -197,6 +237,16 @@ def _lists_images(content: bytes) -> bool:
 def _num_keypoints(shape: Any) -> int:
     is_shape = isinstance(shape, list) and all(isinstance(side, int) and 0 < side < 1000 for side in shape)
     return math.prod(shape) if is_shape else 0
+
+
+def _lines(root: str, file: files.File) -> Iterator[str]:
+    """Reads the lines of a file of any length; bytes that are not UTF-8 are replaced."""
+    try:
+        if file.problem:
+            raise files.UnreadableFileError(file.problem)
+        yield from files.lines(root, file.path, errors="replace")
+    except files.UnreadableFileError as error:
+        raise DatasetError(f"{join(root, files.readable(file.path))}: {error}") from None
 
 
 def _content(root: str, file: files.File) -> bytes:
@@ -243,11 +293,15 @@ class _Splits:
 
     def __init__(self, root: str, index: ImageIndex) -> None:
         self._root, self._index = root, index
-        self._known = {path[:end] for path in index.images for end, letter in enumerate(path) if letter == "/"}
         self._folders: dict[str, set[str]] = defaultdict(set)
-        self.images: dict[str, set[str]] = defaultdict(set)
+        self._lists: list[Iterable[tuple[str, str]]] = []
         self._missing: list[RefusedFile] = []
         self._notes: list[str] = []
+
+    @functools.cached_property
+    def _known(self) -> set[str]:
+        """The folders with images, and those above them."""
+        return {path[:end] for path in self._index.images for end, letter in enumerate(path) if letter == "/"}
 
     def add(self, path: str, document: Mapping[str, Any]) -> None:
         """Adds what one file names; programs write paths relative to different places."""
@@ -264,33 +318,43 @@ class _Splits:
                 if not match:
                     self._notes.append(f"{path} names {files.readable(entry)} as `{key}`, which does not exist")
                 elif is_list:
-                    self._read(match, split)
+                    self._lists.append(kept(self._read(match, split)))
                 else:
                     self._folders[match].add(split)
 
-    def _read(self, path: str, split: str) -> None:
-        for line in _content(self._root, self._index.files[path]).decode("utf-8-sig", errors="replace").splitlines():
+    def listed(self) -> Iterator[tuple[str, str]]:
+        """Yields the images of all lists, with their splits."""
+        return itertools.chain.from_iterable(self._lists)
+
+    def _read(self, path: str, split: str) -> Iterator[tuple[str, str]]:
+        for line in _lines(self._root, self._index.files[path]):
             if not line.strip():
                 continue
             ends = _ends(path.rpartition("/")[0], "", line.strip())
             if image := next((end for end in ends if end in self._index.images), ""):
-                self.images[image].add(split)
+                yield image, split
             else:
                 reason = f"listed in {files.readable(path)}, but there is no such image"
                 self._missing.append(RefusedFile(files.readable(line.strip()[:200]), reason))
 
     def describe(self, names: Mapping[int, str]) -> _Description:
         """Decides the splits: if all images of one are in another one too, both are drawn."""
-        for splits in (self._folders, self.images):
-            several = [path for path, own in splits.items() if len(own) > 1]
-            if several and len(several) == len(splits):
-                shown = " and ".join(sorted(splits[several[0]]))
-                self._notes.append(f"the same images are named for {shown}; their splits are drawn")
-                splits.update({path: set() for path in several})
-        folders, images = (
-            {path: ", ".join(sorted(own)) for path, own in splits.items()} for splits in (self._folders, self.images)
-        )
+        folders: Mapping[str, str] = {path: _joined(own) for path, own in self._folders.items()}
+        images = collect_mapping((path, _joined(own)) for path, own in grouped_by_key(self.listed()))
+        folders = self._drawn_if_shared(folders, next(iter(folders), ""))
+        images = self._drawn_if_shared(images, next(self.listed(), ("", ""))[0])
         return _Description(names, folders, images, tuple(self._missing), tuple(self._notes))
+
+    def _drawn_if_shared(self, splits: Mapping[str, str], first: str) -> Mapping[str, str]:
+        if not splits or not all("," in own for _, own in splits.items()):
+            return splits
+        shown = splits[first].replace(", ", " and ")
+        self._notes.append(f"the same images are named for {shown}; their splits are drawn")
+        return collect_mapping((path, "") for path in splits)
+
+
+def _joined(splits: Iterable[str]) -> str:
+    return ", ".join(sorted(set(splits)))
 
 
 def _ends(parent: str, prefix: str, entry: str) -> Iterator[str]:
@@ -300,27 +364,39 @@ def _ends(parent: str, prefix: str, entry: str) -> Iterator[str]:
     return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
-def _label_path(image: str, by_lower: Mapping[str, Sequence[str]]) -> str:
-    """Returns the label file of an image: the last folder `images` becomes `labels`; or beside it.
+class _LabelFiles:
+    """Finds the label files of images."""
 
-    Args:
-      image: Path of the image.
-      by_lower: Text files by their path in lower case.
+    def __init__(self, index: ImageIndex) -> None:
+        self._index = index
 
-    Returns:
-      Its path, in another case if there is only one; empty if there is none.
-    """
-    stem = image[: image.rfind(".")]
-    folders = stem.split("/")
-    candidates = [stem]
-    candidates.append("/".join([*folders[:-1], LABELS_FOLDER, folders[-1]]))
-    for place in reversed([number for number, name in enumerate(folders[:-1]) if name.lower() == IMAGES_FOLDER]):
-        candidates.insert(0, "/".join([*folders[:place], LABELS_FOLDER, *folders[place + 1 :]]))
-    for path in (f"{candidate}.txt" for candidate in candidates):
-        same = by_lower.get(path.lower(), ())
-        if path in same or len(same) == 1:
-            return path if path in same else same[0]
-    return ""
+    @functools.cached_property
+    def _by_lower_path(self) -> Mapping[str, list[files.File]]:
+        found = ((path.lower(), file) for path, file in self._index.files.items() if path.lower().endswith(".txt"))
+        return collect_mapping(grouped_by_key(item for item in found if not _is_name_file(item[1].path)))
+
+    def of(self, image: str) -> files.File | None:
+        """Returns the label file of an image: the last folder `images` becomes `labels`; or beside it.
+
+        Args:
+          image: Path of the image.
+
+        Returns:
+          The file, in another case if there is only one; None if there is none.
+        """
+        stem = image[: image.rfind(".")]
+        folders = stem.split("/")
+        candidates = [stem]
+        candidates.append("/".join([*folders[:-1], LABELS_FOLDER, folders[-1]]))
+        for place in reversed([number for number, name in enumerate(folders[:-1]) if name.lower() == IMAGES_FOLDER]):
+            candidates.insert(0, "/".join([*folders[:place], LABELS_FOLDER, *folders[place + 1 :]]))
+        for path in (f"{candidate}.txt" for candidate in candidates):
+            if (file := self._index.files.get(path)) and not _is_name_file(path):
+                return file
+            same = self._by_lower_path.get(path.lower(), ())
+            if len(same) == 1:
+                return same[0]
+        return None
 
 
 def _is_name_file(path: str) -> bool:
@@ -332,9 +408,9 @@ def _is_label(path: str) -> bool:
     return name.endswith(".txt") and LABELS_FOLDER in folders and name not in _NAME_FILES
 
 
-def _read(root: str, label_files: Sequence[files.File]) -> Iterable[bytes | files.UnreadableFileError]:
-    contents = files.read_all(root, [file.path for file in label_files])
-    for file, content in zip(label_files, contents, strict=True):
+def _read(root: str, label_files: Iterable[files.File]) -> Iterator[bytes | files.UnreadableFileError]:
+    label_files, again = itertools.tee(label_files)
+    for file, content in zip(label_files, files.read_all(root, (file.path for file in again)), strict=True):
         problem = file.problem or ("larger than 10 MB" if file.size > MOST_BYTES_PER_IMAGE else "")
         yield files.UnreadableFileError(problem) if problem else content
 
@@ -404,8 +480,7 @@ def parse(content: bytes, keypoints: int = 0) -> list[Line]:
 
 def _are_rotated(lines: Iterable[Line]) -> bool:
     """Whether lines of four points are rotated boxes: polygons of objects do not all have four points."""
-    polygons = [line.values for line in lines if len(line.values) > 4]
-    return bool(polygons) and all(len(values) == _QUADRANGLE - 1 for values in polygons)
+    return {len(line.values) for line in lines if len(line.values) > 4} == {_QUADRANGLE - 1}
 
 
 def to_annotation(lines: Iterable[Line], names: Mapping[int, str], rotated: bool) -> Annotation:
