@@ -26,7 +26,7 @@ def kept(items: Iterable[_Item]) -> Iterable[_Item]:
         return first
     waiting = itertools.chain(first, items)
     del first  # only the chain refers to them, and drops them
-    return SpooledItems(waiting)
+    return SpooledItems(waiting, most_bytes_in_memory=1)
 
 
 class SpooledItems(Iterable[_Item], Generic[_Item]):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import pickle
 import sqlite3
+import weakref
 from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -48,28 +48,23 @@ class _StoredMapping(Mapping[str, _Value]):
     def __init__(self, items: Iterable[tuple[str, _Value]]) -> None:
         self._folder = TemporaryFolder.local()
         rows = ((_encoded(key), pickle.dumps(value, pickle.HIGHEST_PROTOCOL)) for key, value in items)
-        with self._errors():
-            # Whoever deletes the mapping last may be another thread.
-            self._database = sqlite3.connect(join(self._folder.location, "mapping"), check_same_thread=False)
+        # Whoever deletes the mapping last may be another thread.
+        self._database = sqlite3.connect(join(self._folder.location, "mapping"), check_same_thread=False)
+        weakref.finalize(self, self._database.close)
+        try:
             for setting in _SETTINGS:
                 self._database.execute(f"PRAGMA {setting}")
             self._database.execute(_CREATE)
             self._database.executemany(_INSERT, rows)
-            self._length = int(self._database.execute("SELECT COUNT(*) FROM items").fetchone()[0])
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
         except sqlite3.OperationalError as error:  # such as a full disk
             raise OSError(errno.EIO, str(error), self._folder.location) from None
+        self._length = int(self._database.execute("SELECT COUNT(*) FROM items").fetchone()[0])
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, key: str) -> _Value:
-        with self._errors():
-            row = self._database.execute("SELECT value FROM items WHERE key = ?", (_encoded(key),)).fetchone()
+        row = self._database.execute("SELECT value FROM items WHERE key = ?", (_encoded(key),)).fetchone()
         if row is None:
             raise KeyError(key)
         value: _Value = pickle.loads(row[0])  # this process has written it
@@ -88,8 +83,7 @@ class _StoredMapping(Mapping[str, _Value]):
             yield _decoded(key), pickle.loads(value)
 
     def _rows(self, columns: str) -> Iterator[tuple[bytes, ...]]:
-        with self._errors():
-            yield from self._database.execute(f"SELECT {columns} FROM items ORDER BY number")
+        yield from self._database.execute(f"SELECT {columns} FROM items ORDER BY number")
 
 
 class _Items(ItemsView[str, _Value]):

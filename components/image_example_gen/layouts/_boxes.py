@@ -216,10 +216,10 @@ class Names:
 
 def counted(text: str, names: Iterable[str]) -> list[str]:
     """Returns a note about files; see `Names`."""
-    found = Names()
+    counter = Names()
     for name in names:
-        found.add(name)
-    return found.note(text)
+        counter.add(name)
+    return counter.note(text)
 
 
 def unlisted(

@@ -65,10 +65,12 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     index = ImageIndex(folder.root)
     if not any(map(_is_annotation, index.files)):
         raise LayoutError(f"{folder.root} has no XML files. Export the annotations as Pascal VOC.")
-    known = collect_mapping((stem_of(file.path), None) for file in itertools.chain(_images(index), _documents(index)))
-    sets = _read_sets(folder.root, index, known)
-    refused = [refuse(file, problem) for file in _documents(index) if (problem := _problem(file))]
-    read = kept(_read_documents(folder.root, index, refused))
+    lists = [path for path in index.files if _is_in_sets(path)]
+    known = _stems(index) if lists else {}
+    sets = _read_sets(folder.root, index, lists, known)
+    unread, refused = list[RefusedFile](), list[RefusedFile]()
+    read = kept(_read_documents(folder.root, index, unread, refused))
+    refused = [*unread, *refused]
     from_zero = _counts_from_zero(document.raw for document in read)
     unlisted = Names()
 
@@ -145,14 +147,31 @@ def _documents(index: ImageIndex) -> Iterator[files.File]:
     return (file for path, file in index.files.items() if _is_annotation(path))
 
 
-def _problem(document: files.File) -> str:
-    return document.problem or ("larger than 10 MB" if document.size > MOST_BYTES_PER_IMAGE else "")
+def _stems(index: ImageIndex) -> Mapping[str, None]:
+    return collect_mapping((stem_of(file.path), None) for file in itertools.chain(_images(index), _documents(index)))
 
 
-def _read_documents(root: str, index: ImageIndex, refused: list[RefusedFile]) -> Iterator[_Document]:
-    """Reads the XML files that can be read, and finds their images; refuses the others."""
+def _read_documents(
+    root: str, index: ImageIndex, unread: list[RefusedFile], refused: list[RefusedFile]
+) -> Iterator[_Document]:
+    """Reads the XML files, and finds their images.
+
+    Args:
+      root: The data folder.
+      index: All files.
+      unread: Takes the XML files that are not read.
+      refused: Takes those without a usable annotation or image.
+    """
+
+    def selected() -> Iterator[files.File]:
+        for file in _documents(index):
+            if problem := file.problem or ("larger than 10 MB" if file.size > MOST_BYTES_PER_IMAGE else ""):
+                unread.append(refuse(file, problem))
+            else:
+                yield file
+
     image_of = collect_mapping((_key(file.path), file) for file in _images(index))
-    usable, again = itertools.tee(file for file in _documents(index) if not _problem(file))
+    usable, again = itertools.tee(selected())
     for file, content in zip(usable, files.read_all(root, (file.path for file in again)), strict=True):
         image = image_of.get(_key(file.path)) or index.with_stem(stem_of(file.path))
         try:
@@ -173,12 +192,12 @@ def _key(path: str) -> str:
     return "/".join((*folders, stem_of(path)))
 
 
-def _read_sets(root: str, index: ImageIndex, known: Container[str]) -> Mapping[str, str]:
+def _read_sets(root: str, index: ImageIndex, lists: Iterable[str], known: Container[str]) -> Mapping[str, str]:
     """Reads the lists of images: stem → split, empty for `trainval` only; several splits are joined by commas.
 
     Lists of single classes, `cat_train.txt`, are read only without a list of all images.
     """
-    names = {path: path.rpartition("/")[2].removesuffix(".txt") for path in index.files if _is_in_sets(path)}
+    names = {path: path.rpartition("/")[2].removesuffix(".txt") for path in lists}
     kinds = {path: name for path, name in names.items() if split_named(name) or name == _BOTH}
     kinds = kinds or {path: name.rpartition("_")[2] for path, name in names.items() if "_" in name}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -73,11 +74,13 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
             "name per line into classes.txt, or set data.classes.",
             labels.BOX_LABEL,
         )
-    labelled = kept(_read_labels(folder.root, index, description.keypoints))
+    num_values: set[int] = set()
+    labelled = kept(_read_labels(folder.root, index, description.keypoints, num_values))
     used = collect_mapping((image.label_path, None) for image in labelled if image.label_path)
     if not used:
         raise LayoutError(f"{folder.root} has no label files: images/a.jpg needs labels/a.txt.")
-    rotated = _are_rotated(line for image in labelled for line in image.lines)
+    # Polygons of objects do not all have four points.
+    rotated = num_values - {_BOX - 1} == {_QUADRANGLE - 1}
     refused = list(description.missing)
     negatives, unlisted = Names(), Names()
 
@@ -99,8 +102,8 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
                 yield AnnotatedImage(image.file, annotation, split)
 
     annotated = kept(annotate())
-    alone = (file for path, file in index.files.items() if _is_label(path) and path not in used)
-    refused += [refuse(file, "labels without an image") for file in alone]
+    alone = (path for path in index.files if _is_label(path) and path not in used)
+    refused += [refuse(index.files[path], "labels without an image") for path in alone]
     notes = [*description.notes, *negatives.note("images have no label file and are used as negatives")]
     notes += unlisted.note("images are in no list of splits and are not used")
     return make_listing(folder, options, annotated, refused, notes)
@@ -122,8 +125,8 @@ class _Labelled(NamedTuple):
     problem: str = ""
 
 
-def _read_labels(root: str, index: ImageIndex, keypoints: int) -> Iterator[_Labelled]:
-    """Reads the label files of all images, in the order of these."""
+def _read_labels(root: str, index: ImageIndex, keypoints: int, num_values: set[int]) -> Iterator[_Labelled]:
+    """Reads the label files of all images, in the order of these; adds the numbers of values that lines have."""
     label_files = _LabelFiles(index)
     pairs, again = itertools.tee((file, label_files.of(path)) for path, file in index.images.items())
     contents = _read(root, (label for _, label in again if label))
@@ -135,7 +138,9 @@ def _read_labels(root: str, index: ImageIndex, keypoints: int) -> Iterator[_Labe
             content = next(contents)
             if isinstance(content, files.UnreadableFileError):
                 raise UnusableImageError(str(content))
-            yield _Labelled(file, label.path, parse(content, keypoints))
+            lines = parse(content, keypoints)
+            num_values.update(len(line.values) for line in lines)
+            yield _Labelled(file, label.path, lines)
         except UnusableImageError as error:
             yield _Labelled(file, label.path, problem=str(error))
 
@@ -189,7 +194,7 @@ class _Description(NamedTuple):
 
 def _describe(root: str, index: ImageIndex) -> _Description:
     """Reads `data.yaml`, or any YAML file with `names` beside it, and lists of names."""
-    beside = {path: file for path, file in index.files.items() if _is_description(path)}
+    beside = {path: index.files[path] for path in index.files if _is_description(path)}
     documents = {}
     for path, file in beside.items():
         if path.lower().endswith(_YAML) and path.count("/") <= 1:
@@ -212,7 +217,7 @@ def _describe(root: str, index: ImageIndex) -> _Description:
             splits.add(path, _settings(_content(root, file)))
     if next(splits.listed(), None) is None:
         for path, file in beside.items():
-            if _is_list(path) and _lists_images(_content(root, file)):
+            if _is_list(path) and _lists_images(_lines(root, file)):
                 splits.add(path, {stem_of(path): path})
     description = splits.describe(next(iter(names_by_file.values()), {}))
     keypoints = next(filter(None, (_num_keypoints(document.get("kpt_shape")) for document in documents.values())), 0)
@@ -229,8 +234,7 @@ def _is_list(path: str) -> bool:
     return "/" not in path and path.endswith(".txt") and bool(split_named(stem_of(path)))
 
 
-def _lists_images(content: bytes) -> bool:
-    lines = content.decode("utf-8-sig", errors="replace").split("\n")
+def _lists_images(lines: Iterable[str]) -> bool:
     return is_image_name(next(filter(None, map(str.strip, lines)), ""))
 
 
@@ -239,23 +243,26 @@ def _num_keypoints(shape: Any) -> int:
     return math.prod(shape) if is_shape else 0
 
 
-def _lines(root: str, file: files.File) -> Iterator[str]:
-    """Reads the lines of a file of any length; bytes that are not UTF-8 are replaced."""
+@contextlib.contextmanager
+def _reading(root: str, file: files.File) -> Iterator[None]:
+    """Converts the errors of reading a file in the block."""
     try:
         if file.problem:
             raise files.UnreadableFileError(file.problem)
-        yield from files.lines(root, file.path, errors="replace")
+        yield
     except files.UnreadableFileError as error:
         raise DatasetError(f"{join(root, files.readable(file.path))}: {error}") from None
 
 
 def _content(root: str, file: files.File) -> bytes:
-    try:
-        if file.problem:
-            raise files.UnreadableFileError(file.problem)
+    with _reading(root, file):
         return files.read(root, file.path)
-    except files.UnreadableFileError as error:
-        raise DatasetError(f"{join(root, files.readable(file.path))}: {error}") from None
+
+
+def _lines(root: str, file: files.File) -> Iterator[str]:
+    """Reads the lines of a file of any length; bytes that are not UTF-8 are replaced."""
+    with _reading(root, file):
+        yield from files.lines(root, file.path, errors="replace")
 
 
 def _names(value: Any, location: str) -> dict[int, str]:
@@ -372,8 +379,8 @@ class _LabelFiles:
 
     @functools.cached_property
     def _by_lower_path(self) -> Mapping[str, list[files.File]]:
-        found = ((path.lower(), file) for path, file in self._index.files.items() if path.lower().endswith(".txt"))
-        return collect_mapping(grouped_by_key(item for item in found if not _is_name_file(item[1].path)))
+        texts = ((path.lower(), file) for path, file in self._index.files.items() if path.lower().endswith(".txt"))
+        return collect_mapping(grouped_by_key(item for item in texts if not _is_name_file(item[1].path)))
 
     def of(self, image: str) -> files.File | None:
         """Returns the label file of an image: the last folder `images` becomes `labels`; or beside it.
@@ -476,11 +483,6 @@ def parse(content: bytes, keypoints: int = 0) -> list[Line]:
             )
         lines.append(Line(number, int(first), tuple(values)))
     return lines
-
-
-def _are_rotated(lines: Iterable[Line]) -> bool:
-    """Whether lines of four points are rotated boxes: polygons of objects do not all have four points."""
-    return {len(line.values) for line in lines if len(line.values) > 4} == {_QUADRANGLE - 1}
 
 
 def to_annotation(lines: Iterable[Line], names: Mapping[int, str], rotated: bool) -> Annotation:
