@@ -754,6 +754,13 @@ def test_where_yolo_files_are(write, image, label, extra):
     assert (dataset.layout, dataset.own_splits, len(dataset.entries)) == ("yolo", ("train", "validation"), 4)
 
 
+def test_yolo_labels_in_many_folders_are_detected(write):
+    folders = [f"{number:05d}" for number in range(12)]
+    texts = {f"labels/{name}/a.txt": YOLO_BOXES for name in folders} | {"classes.txt": "cat\ndog\n"}
+    dataset = inspect(write(*(f"images/{name}/a.jpg" for name in folders), texts=texts))
+    assert (dataset.layout, len(dataset.entries)) == ("yolo", 12)
+
+
 @pytest.mark.parametrize("line", [YOLO_BOXES, "1 0.1 0.1 0.5 0.1 0.5 0.9\n"])
 def test_yolo_labels_beside_images_need_no_setting(write, line):
     texts = {f"{name}.txt": line for name in "ab"}

@@ -172,7 +172,7 @@ def folder_split(path: str) -> str:
 def names_below(folder: Folder, wanted: Sequence[str], depth: int = 2) -> Iterator[str]:
     """Yields the paths of files and folders in the data folder and some of its folders.
 
-    These are the folders that are named after splits or `wanted`, and the first ones inside the latter.
+    These are the folders that are named after splits or `wanted`, and the first ones inside each of the latter.
 
     Args:
       folder: The data folder.
@@ -182,12 +182,14 @@ def names_below(folder: Folder, wanted: Sequence[str], depth: int = 2) -> Iterat
     level: Iterable[str] = (file.path for file in folder.files)
     for _ in range(depth + 1):
         inside, deeper = list[str](), list[str]()
+        num_inside = Counter[str]()
         for path in level:
             yield path
-            names = path.lower().split("/")
-            if names[-1] in wanted or ("." not in path and split_of(names[-1] + "/")):
+            parent, _, name = path.lower().rpartition("/")
+            if name in wanted or ("." not in path and split_of(f"{name}/")):
                 inside.append(path)
-            elif len(names) > 1 and names[-2] in wanted and "." not in path and len(deeper) < _MOST_FOLDERS:
+            elif parent.rpartition("/")[2] in wanted and "." not in path and num_inside[parent] < _MOST_FOLDERS:
+                num_inside[parent] += 1
                 deeper.append(path)
         level = _paths_in(folder.root, [*inside, *deeper])
 
