@@ -108,8 +108,11 @@ def _check_remote(check: Callable[[Any], bool], location: str) -> bool:
 
 
 def readable(name: str) -> str:
-    """Returns a name that can be printed: bytes that are not UTF-8 are replaced."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+    """Returns a name that can be printed: bytes that are not UTF-8, and surrogates without their pair, are replaced."""
+    try:
+        return name.encode(errors="surrogateescape").decode(errors="replace")
+    except UnicodeEncodeError:
+        return name.encode(errors="replace").decode()
 
 
 def names(root: str, folder: str) -> list[str]:
@@ -351,6 +354,16 @@ class _RemoteFile(io.RawIOBase):
             raise UnreadableFileError(f"cannot be read: {first_line(error)}") from None
         buffer[: len(content)] = content
         return len(content)
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._file.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return int(self._file.tell())
 
     def close(self) -> None:
         self._file.close()

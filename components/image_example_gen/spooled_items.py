@@ -32,7 +32,7 @@ def kept(items: Iterable[_Item]) -> Iterable[_Item]:
 class SpooledItems(Iterable[_Item], Generic[_Item]):
     """Items in their order."""
 
-    def __init__(self, items: Iterable[_Item], most_bytes_in_memory: int = 16 * 2**20) -> None:
+    def __init__(self, items: Iterable[_Item] = (), most_bytes_in_memory: int = 16 * 2**20) -> None:
         """Takes all items; beyond so many bytes, at least one, they go to a file.
 
         Raises:
@@ -40,13 +40,22 @@ class SpooledItems(Iterable[_Item], Generic[_Item]):
         """
         self._file = tempfile.SpooledTemporaryFile(most_bytes_in_memory, prefix="tfx-vision-items-")
         weakref.finalize(self, _close, self._file)
+        self._end = 0
+        self.extend(items)
+
+    def extend(self, items: Iterable[_Item]) -> None:
+        """Adds items at the end.
+
+        Raises:
+          OSError: If the file cannot be written; names the folder of temporary files.
+        """
         iterator = iter(items)
         while batch := list(itertools.islice(iterator, _ITEMS_PER_BATCH)):
             with os_errors(tempfile.tempdir or ""):
+                self._file.seek(self._end)  # an iterator may have read meanwhile
                 pickle.dump(batch, self._file, pickle.HIGHEST_PROTOCOL)
-        with os_errors(tempfile.tempdir or ""):
-            self._file.flush()
-        self._end = self._file.tell()
+                self._file.flush()
+            self._end = self._file.tell()
 
     def __iter__(self) -> Iterator[_Item]:
         position = 0

@@ -2,10 +2,10 @@
 
     python tests/bench/example_gen_workers.py ENDPOINT DIR [--workers 1 --workers 2] [--worker-pool HOST:PORT]
 
-ENDPOINT is the address of a job server (`scripts/job_server.sh flink`), DIR contains class folders. With a worker pool
-(`python -m apache_beam.runners.worker.worker_pool_main`), the engine is a cluster whose TaskManagers have one slot each. A worker is limited
-to one core: otherwise one worker uses all of them with the threads of TensorFlow. The start of the workers, and the
-first shard of each, in which it builds its graphs, are not counted.
+ENDPOINT is the address of a job server (`scripts/job_server.sh flink`), DIR contains class folders. With a worker
+pool (`python -m apache_beam.runners.worker.worker_pool_main`), the engine is a cluster whose TaskManagers have one slot
+each. A worker is limited to one core: otherwise one worker uses all of them with the threads of TensorFlow. The start
+of the workers, and the first shard of each, in which it builds its graphs, are not counted.
 """
 
 import argparse

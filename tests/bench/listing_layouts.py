@@ -117,8 +117,54 @@ def coco(root: Path, num: int) -> None:
     (root / "annotations.json").write_text(json.dumps(content))
 
 
+def label_studio(root: Path, num: int) -> None:
+    """Writes a task with one box for every image, in one file."""
+    size = {"original_width": _SIDE, "original_height": _SIDE, "image_rotation": 0}
+    tasks = [
+        {
+            "id": number,
+            "data": {"image": f"/data/local-files/?d=images/{name}.jpg"},
+            "annotations": [{"id": number, "result": [{"type": "rectanglelabels", **size, "value": _percent(label)}]}],
+        }
+        for number, (name, label) in enumerate(nested(root / "images", num))
+    ]
+    (root / "export.json").write_text(json.dumps(tasks))
+
+
+def _percent(label: str) -> dict[str, object]:
+    return {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": [label]}
+
+
+def cvat(root: Path, num: int) -> None:
+    """Writes one box for every image, in one file."""
+    elements = [
+        f'<image id="{number}" name="{name}.jpg" width="{_SIDE}" height="{_SIDE}"><box label="{label}" xtl="2" ytl="2" '
+        'xbr="6" ybr="6" occluded="0"></box></image>'
+        for number, (name, label) in enumerate(nested(root / "images", num))
+    ]
+    (root / "annotations.xml").write_text(
+        "\n".join(["<annotations><version>1.1</version>", *elements, "</annotations>"])
+    )
+
+
+def box_table(root: Path, num: int) -> None:
+    """Writes folders of a thousand images, and a table with one row for every image, each with a box."""
+    rows = [f"{path},2,2,6,6,{_CLASSES[number % 2]}" for number, path in enumerate(class_folders(root, num))]
+    (root / "manifest.csv").write_text("\n".join(["path,xmin,ymin,xmax,ymax,label", *rows]))
+
+
+def names_only(root: Path, num: int) -> None:
+    """Writes a folder of images, and a table of their names without suffix, and labels."""
+    rows = [f"{name},{label}" for name, label in images(root / "images", num)]
+    (root / "manifest.csv").write_text("\n".join(["path,label", *rows]))
+
+
 WRITERS: dict[str, Callable[[Path, int], object]] = {
-    writer.__name__: writer for writer in (class_folders, metadata, manifest, mask_pairs, yolo, voc, coco)
+    writer.__name__: writer
+    for writer in (
+        *(class_folders, metadata, manifest, names_only, mask_pairs),
+        *(yolo, voc, coco, label_studio, cvat, box_table),
+    )
 }
 
 

@@ -407,6 +407,12 @@ def test_coco_boxes_without_area_outside_and_with_negative_sides(write_coco):
     assert corrections == {boxes.EMPTY: 2, boxes.SWAPPED: 1, boxes.CLIPPED: 1, boxes.SEVERAL_CLASSES: 2}
 
 
+def test_coco_names_that_no_file_can_have(write_coco):
+    root = write_coco(coco())
+    (root / "annotations" / "instances.json").write_text(json.dumps(coco(images=("a", "b", "\ud800c"))))
+    assert reasons(inspect(root)) == {"?c.jpg": "the file does not exist"}
+
+
 def test_coco_images_without_boxes_missing_and_unlisted(write_coco):
     document = coco(coco_box(77), images=("a", "b", "empty"))
     root = write_coco(document, "stray.jpg", "stray2.jpg", "stray3.jpg")

@@ -29,7 +29,7 @@ from components.image_example_gen.stored_entries import StoredEntries
 @pytest.fixture
 def small_buffers(monkeypatch):
     """Keeps next to nothing in memory."""
-    for module in (stored_entries, external_sort):
+    for module in (stored_entries, external_sort, spooled_items, _listed_files):
         monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 3)
     monkeypatch.setattr(stored_entries, "ENTRIES_PER_BLOCK", 2)
     monkeypatch.setattr(_listed_files, "_ROWS_PER_BATCH", 2)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import files, tables
 from components.image_example_gen.boxes import Annotation, Box
 from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError, UnusableImageError
+from components.image_example_gen.external_sort import grouped_by_key
 from components.image_example_gen.layouts._box_columns import FLAGS, corners_of, size_of
 from components.image_example_gen.layouts._boxes import AnnotatedImage, make_listing
 from components.image_example_gen.layouts._columns import GROUP, LABEL, Columns
@@ -20,13 +20,21 @@ from components.image_example_gen.layouts._folder import Folder, known_split_nam
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions
 
+
+class LocatedRow(NamedTuple):
+    """A row, and the file that its path means."""
+
+    row: tables.Row
+    file: files.File
+
+
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
 
 
 def list_table(
     table: tables.Table,
     chosen: Columns,
-    known: Mapping[str, files.File],
+    rows_of: Iterable[tuple[str, Sequence[LocatedRow]]],
     folder: Folder,
     options: DataOptions,
     notes: Iterable[str] = (),
@@ -39,7 +47,7 @@ def list_table(
     Args:
       table: The manifest.
       chosen: Its columns of paths, labels and splits.
-      known: The files that its paths name, by path.
+      rows_of: Its rows that have a path, by path.
       folder: The data folder.
       options: `[data]`.
       notes: What users should know.
@@ -56,22 +64,24 @@ def list_table(
         raise DatasetError(f"{table.location} has boxes, but no column `{LABEL}`. Set data.label_column.")
     own |= {*chosen[:4]}
     columns = tuple(column for column in table.columns if column not in own)
-    rows_of: dict[str, list[tables.Row]] = defaultdict(list)
     refused: list[RefusedFile] = []
-    for row in table.rows:
-        split = row.values.get(chosen.split, "")
-        if split and not split_named(split):
-            raise DatasetError(
-                f"{table.location}, line {row.line}: unknown split `{split}`. Names of splits: {known_split_names()}."
-            )
-        if row.values[chosen.path]:
-            rows_of[row.values[chosen.path]].append(row)
-        else:
-            refused.append(RefusedFile(f"{table.name}, line {row.line}", "no path"))
-    relative = _are_fractions(table.rows, corners)
-    annotated = []
-    for path, rows in rows_of.items():
-        file = known[path]
+
+    def rows_with_splits() -> Iterator[tables.Row]:
+        for row in table.rows:
+            split = row.values.get(chosen.split, "")
+            if split and not split_named(split):
+                raise DatasetError(
+                    f"{table.location}, line {row.line}: unknown split `{split}`. Names of splits: "
+                    f"{known_split_names()}."
+                )
+            if not row.values[chosen.path]:
+                refused.append(RefusedFile(f"{table.name}, line {row.line}", "no path"))
+            yield row
+
+    relative = _are_fractions(rows_with_splits(), corners)
+
+    def image(located: Sequence[LocatedRow]) -> AnnotatedImage | RefusedFile:
+        file, rows = located[0].file, [each.row for each in located]
         try:
             if file.problem:
                 raise UnusableImageError(file.problem)
@@ -81,31 +91,39 @@ def list_table(
                 raise UnusableImageError(f"rows of one image differ in split, group, size or another column ({lines})")
             annotation = _annotation(rows, chosen.label, corners, size, table.name, relative)
         except UnusableImageError as error:
-            refused.append(refuse(file, str(error)))
-            continue
+            return refuse(file, str(error))
         values = rows[0].values
-        annotated.append(
-            AnnotatedImage(
-                file,
-                annotation,
-                split_named(values.get(chosen.split, "")) or split_of_table,
-                values.get(group_column, "") or options.group_of(file.path),
-                tuple(values[column] or tables.UNKNOWN for column in columns),
-            )
+        return AnnotatedImage(
+            file,
+            annotation,
+            split_named(values.get(chosen.split, "")) or split_of_table,
+            values.get(group_column, "") or options.group_of(file.path),
+            tuple(values[column] or tables.UNKNOWN for column in columns),
         )
-    return make_listing(folder, options, annotated, refused, notes, columns=columns)
+
+    def annotated() -> Iterator[AnnotatedImage]:
+        images = ((f"{located[0].row.line:012}", image(located)) for _, located in rows_of)
+        for _, (each,) in grouped_by_key(images):  # in the order of the table
+            if isinstance(each, RefusedFile):
+                refused.append(each)
+            else:
+                yield each
+
+    return make_listing(folder, options, annotated(), refused, notes, columns=columns)
 
 
 def _are_fractions(rows: Iterable[tables.Row], corners: Sequence[str]) -> bool:
     """Whether all coordinates are at most 1."""
-    values = []
+    return max(_coordinates(rows, corners), default=math.inf) <= 1.0
+
+
+def _coordinates(rows: Iterable[tables.Row], corners: Sequence[str]) -> Iterator[float]:
     for row in rows:
         for column in corners:
             try:
-                values.append(float(row.values[column]))
+                yield float(row.values[column])
             except ValueError:
                 continue
-    return bool(values) and max(values) <= 1.0
 
 
 def _annotation(

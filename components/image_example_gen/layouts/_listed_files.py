@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from components.image_example_gen import files
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION
+from components.image_example_gen.external_sort import grouped_by_key
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
+from components.image_example_gen.spooled_items import SpooledItems
 from components.image_example_gen.tables import Row
 
 _SHOWN_FILES = 3
@@ -41,7 +44,7 @@ class ListedFiles:
         incomplete = [file.path for file in known.values() if _is_incomplete(file)]
         if not incomplete:
             return known
-        images = self._images_named(incomplete)
+        images = _by_end(filter(_is_image, self._folder.all_files), set(map(_slashes, incomplete)))
         return {cell: self._completed(file, images) if _is_incomplete(file) else file for cell, file in known.items()}
 
     def in_batches(
@@ -49,7 +52,7 @@ class ListedFiles:
     ) -> Iterator[tuple[list[Row], dict[str, files.File]]]:
         """Finds the files of rows, a batch at a time: with one for every cell.
 
-        Rows whose cells are not paths come last and together: all files are compared with them.
+        Rows whose cells are not paths come last: all files are compared with them.
 
         Args:
           rows: Of the table.
@@ -59,18 +62,49 @@ class ListedFiles:
         def cells_of(some: Iterable[Row]) -> set[str]:
             return {cell for row in some for column in columns if (cell := row.values.get(column))}
 
-        rows, incomplete_rows = iter(rows), list[Row]()
+        rows, incomplete_rows = iter(rows), SpooledItems[Row]()
         while batch := list(itertools.islice(rows, _ROWS_PER_BATCH)):
             known = self._described(cells_of(batch))
             incomplete = {cell for cell, file in known.items() if _is_incomplete(file)}
             if incomplete:
                 has_paths = [incomplete.isdisjoint(cells_of([row])) for row in batch]
-                incomplete_rows += itertools.compress(batch, map(operator.not_, has_paths))
+                incomplete_rows.extend(itertools.compress(batch, map(operator.not_, has_paths)))
                 batch = list(itertools.compress(batch, has_paths))
                 known = {cell: known[cell] for cell in cells_of(batch)}
             yield batch, known
-        if incomplete_rows:
-            yield incomplete_rows, self.find(cells_of(incomplete_rows))
+        few = list(itertools.islice(incomplete_rows, IMAGES_PER_PARTITION + 1))
+        if len(few) > IMAGES_PER_PARTITION:
+            yield from self._many_incomplete(incomplete_rows, cells_of)
+        elif few:
+            yield few, self.find(cells_of(few))
+
+    def _many_incomplete(
+        self, rows: Iterable[Row], cells_of: Callable[[Iterable[Row]], set[str]]
+    ) -> Iterator[tuple[list[Row], dict[str, files.File]]]:
+        """Finds the files of rows as `find`, but outside of memory: joins cells and images by their last names."""
+
+        def cells() -> Iterator[tuple[str, tuple[int, str, files.File]]]:
+            remaining, numbers = iter(rows), itertools.count()
+            while batch := list(itertools.islice(remaining, _ROWS_PER_BATCH)):
+                known = self._described(cells_of(batch))
+                for row, number in zip(batch, numbers, strict=False):
+                    for cell in cells_of([row]):
+                        yield _bare_name(_slashes(known[cell].path)), (number, cell, known[cell])
+
+        def completed() -> Iterator[tuple[str, tuple[str, files.File]]]:
+            images = ((_bare_name(file.path), file) for file in filter(_is_image, self._folder.all_files))
+            items: Iterable[tuple[str, files.File | tuple[int, str, files.File]]] = itertools.chain(images, cells())
+            for _, same in grouped_by_key(items):
+                own_images = [item for item in same if isinstance(item, files.File)]
+                own_cells = [item for item in same if not isinstance(item, files.File)]
+                by_end = _by_end(own_images, {_slashes(file.path) for _, _, file in own_cells})
+                for number, cell, file in own_cells:
+                    whole = self._completed(file, by_end) if _is_incomplete(file) else file
+                    yield f"{number:012}", (cell, whole)
+
+        joined = zip(rows, grouped_by_key(completed()), strict=True)
+        while batch := list(itertools.islice(joined, _ROWS_PER_BATCH)):
+            yield [row for row, _ in batch], dict(pair for _, (_, pairs) in batch for pair in pairs)
 
     def path(self, cell: str) -> str:
         """Returns the path of a cell, as it is written."""
@@ -85,11 +119,11 @@ class ListedFiles:
         described = {file.path: file for file in files.describe(self._root, sorted(set(path_of.values())))}
         return {cell: described[path] for cell, path in path_of.items()}
 
-    def _completed(self, file: files.File, images: Mapping[str, list[files.File]]) -> files.File:
+    def _completed(self, file: files.File, by_end: Mapping[str, Sequence[files.File]]) -> files.File:
         path = _slashes(file.path)
-        matches = [match for match in images.get(_last_stem(path), ()) if _means(path, match.path)]
-        if not matches and "." in path:  # a dot may be part of a name without suffix
-            matches = [match for match in images.get(path.rpartition("/")[2], ()) if _means(path, match.path)]
+        images = by_end.get(path, ())
+        matches = [match for match in images if _last_stem(match.path) == _last_stem(path)]
+        matches = matches or list(images)  # a dot may be part of a name without suffix
         if len(matches) > 1:
             matches = [match for match in matches if self._is_preferred(match.path)] or matches
         if len(matches) > 1:
@@ -101,14 +135,9 @@ class ListedFiles:
         first = path.partition("/")[0].lower()
         return bool(self._preferred) and first in (self._preferred, f"{self._preferred}_images")
 
-    def _images_named(self, paths: Iterable[str]) -> dict[str, list[files.File]]:
-        """Returns the images of the data folder that have the names of some paths, by name without suffix."""
-        wanted = {name for path in map(_slashes, paths) for name in (_last_stem(path), path.rpartition("/")[2])}
-        by_stem: dict[str, list[files.File]] = defaultdict(list)
-        for file in self._folder.all_files:
-            if is_image_name(file.path) and (stem := _last_stem(file.path)) in wanted:
-                by_stem[stem].append(file)
-        return by_stem
+
+def _is_image(file: files.File) -> bool:
+    return is_image_name(file.path)
 
 
 def _is_incomplete(file: files.File) -> bool:
@@ -129,9 +158,27 @@ def _last_stem(path: str) -> str:
     return name.rpartition(".")[0] if is_image_name(name) else name
 
 
-def _means(given: str, path: str) -> bool:
-    """Whether a path, or its end, with or without suffix, is the given one."""
-    return any(each == given or each.endswith(f"/{given}") for each in (path, path.rpartition(".")[0]))
+def _bare_name(path: str) -> str:
+    """Returns the last name of a path without any suffix of images: it is that of every path that the path may mean."""
+    name = path.rpartition("/")[2]
+    while is_image_name(name):
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _by_end(images: Iterable[files.File], ends: Collection[str]) -> dict[str, list[files.File]]:
+    """Groups images by the ends of their paths, with and without suffix, that are among those given."""
+    last_names = {end.rpartition("/")[2] for end in ends}
+    by_end: dict[str, list[files.File]] = defaultdict(list)
+    for file in images:
+        for path in (file.path, file.path.rpartition(".")[0]):
+            if path.rpartition("/")[2] not in last_names:
+                continue
+            while path:
+                if path in ends:
+                    by_end[path].append(file)
+                path = path.partition("/")[2]
+    return by_end
 
 
 def share_of_files(listed: ListedFiles, cells: Sequence[str]) -> float:

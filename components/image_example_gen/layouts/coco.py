@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.image_example_gen import boxes, files
 from components.image_example_gen.boxes import Annotation, Box
 from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen.external_sort import grouped_by_key
 from components.image_example_gen.layouts import _json
 from components.image_example_gen.layouts._boxes import (
     AnnotatedImage,
@@ -24,6 +25,7 @@ from components.image_example_gen.layouts._boxes import (
 from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
+from components.image_example_gen.spooled_items import SpooledItems, kept
 from trainer_module.locations import join
 
 if TYPE_CHECKING:
@@ -51,27 +53,30 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     paths = [path for path in instances if split_of(path)] or instances
     notes = counted("annotation files are not used", set(candidates) - set(paths))
     index = ImageIndex(folder.root)
-    annotated: list[AnnotatedImage] = []
     refused: list[RefusedFile] = []
-    for path in paths:
-        content = parse(_json.read(folder.root, path), join(folder.root, files.readable(path)))
-        notes += content.notes
-        refused += content.refused
-        own_split = split_of(path)
-        parent = path.rpartition("/")[0]
-        folders = [parent, f"{parent}/images" if parent else "images", *_IMAGE_FOLDERS]
-        folders += sorted({image.rpartition("/")[0] for image in index.images if split_of(image) == own_split != ""})
-        for image in content.images:
-            file = index.find(image.name, folders)
-            if file is None:
-                refused.append(RefusedFile(files.readable(image.name), image.problem or index.why_missing(image.name)))
-            elif image.problem:
-                refused.append(refuse(file, image.problem))
-            else:
-                split = own_split or folder_split(file.path)
-                annotated.append(AnnotatedImage(file, image.annotation, split, source=files.readable(path)))
-    notes += unlisted(index, annotated, refused)
-    return make_listing(folder, options, annotated, refused, notes)
+
+    def annotated() -> Iterator[AnnotatedImage]:
+        for path in paths:
+            own_split = split_of(path)
+            parent = path.rpartition("/")[0]
+            folders = [parent, f"{parent}/images" if parent else "images", *_IMAGE_FOLDERS]
+            if own_split:
+                folders += sorted({image.rpartition("/")[0] for image in index.images if split_of(image) == own_split})
+            document = _json.read(folder.root, path)
+            for image in parse(document, join(folder.root, files.readable(path)), refused, notes):
+                file = index.find(image.name, folders)
+                if file is None:
+                    reason = image.problem or index.why_missing(image.name)
+                    refused.append(RefusedFile(files.readable(image.name), reason))
+                elif image.problem:
+                    refused.append(refuse(file, image.problem))
+                else:
+                    split = own_split or folder_split(file.path)
+                    yield AnnotatedImage(file, image.annotation, split, source=files.readable(path))
+
+    listed = kept(annotated())
+    notes += unlisted(index, listed, refused)
+    return make_listing(folder, options, listed, refused, notes)
 
 
 class ListedImage(NamedTuple):
@@ -88,28 +93,16 @@ class ListedImage(NamedTuple):
     problem: str = ""
 
 
-class Content(NamedTuple):
-    """The contents of one file.
-
-    Attributes:
-      images: The images.
-      refused: Elements of `images` without a name.
-      notes: What users should know.
-    """
-
-    images: tuple[ListedImage, ...]
-    refused: tuple[RefusedFile, ...]
-    notes: tuple[str, ...]
-
-
-def parse(document: Any, location: str) -> Content:
-    """Reads the content of a file.
+def parse(document: Any, location: str, refused: list[RefusedFile], notes: list[str]) -> Iterator[ListedImage]:
+    """Reads the content of a file; images and annotations are joined outside of memory.
 
     Identifiers are only names: they may begin at 0 or 1, have gaps, and be written as strings.
 
     Args:
-      document: The JSON value.
+      document: The JSON value, from `_json.read`.
       location: Of the file, for messages.
+      refused: Takes the elements of `images` without a name, before the first image.
+      notes: Takes what users should know, after the last image.
 
     Raises:
       DatasetError: If it is not in COCO's format, or if coordinates are fractions.
@@ -117,35 +110,96 @@ def parse(document: Any, location: str) -> Content:
     if not isinstance(document, dict):
         raise DatasetError(f"{location} is not in COCO's format: it is not an object with `images` and `annotations`.")
     for key in ("images", "annotations", "categories"):
-        if not isinstance(document.get(key), list):
+        if not _json.is_list(document.get(key)):
             raise DatasetError(f"{location} is not in COCO's format: it has no list `{key}`.")
     names = _category_names(document["categories"], location)
     name = location.rpartition("/")[2]
-    by_image: dict[Any, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
-    lost: list[str] = []
-    for number, item in enumerate(document["annotations"]):
-        if isinstance(item, dict):
-            by_image[_identifier(item.get("image_id"))].append((number, item))
-        else:
-            lost.append(str(number))
-    images, refused = [], []
-    times = Counter(_identifier(item.get("id")) for item in document["images"] if isinstance(item, dict))
-    for number, item in enumerate(document["images"]):
-        file_name = item.get("file_name") if isinstance(item, dict) else None
-        if not isinstance(file_name, str) or not file_name.strip():
-            refused.append(RefusedFile(f"{name}, images[{number}]", "no file_name"))
-            continue
-        identifier = _identifier(item.get("id"))
-        own = by_image.get(identifier, [])
-        problem = _problem(identifier, times) or _first_problem(own, names)
-        annotation = Annotation() if problem else _annotation(item, own, names)
-        images.append(ListedImage(file_name.strip(), annotation, problem))
-    strangers = [item for identifier, items in by_image.items() if identifier not in times for item in items]
-    lost += [str(item.get("id", number)) for number, item in strangers]
-    notes = counted(f"annotations in {name} belong to no listed image and are not used, such as", lost)
-    _refuse_fractions(images, location)
-    _refuse_corners(images, location)
-    return Content(tuple(images), tuple(refused), tuple(notes))
+    lost, coordinates = SpooledItems[str](), _Coordinates(location)
+
+    # Plain tuples: named ones take several times as long on their way to a file and back.
+    def images() -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for number, item in enumerate(document["images"]):
+            file_name = item.get("file_name") if isinstance(item, dict) else None
+            if not isinstance(file_name, str) or not file_name.strip():
+                refused.append(RefusedFile(f"{name}, images[{number}]", "no file_name"))
+                file_name = ""
+            if isinstance(item, dict):
+                identifier = _identifier(item.get("id"))
+                sides = (_side(item.get(key)) for key in ("width", "height"))
+                yield _key(identifier), (_Image, number, file_name.strip(), identifier, *sides)
+
+    def objects() -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for number, item in enumerate(document["annotations"]):
+            if isinstance(item, dict):
+                yield _key(_identifier(item.get("image_id"))), (_Object, *_object(item, number, names))
+            else:
+                lost.extend([str(number)])
+
+    def joined() -> Iterator[tuple[str, ListedImage]]:
+        for _, same in grouped_by_key(itertools.chain(images(), objects())):
+            images_of_id = [_Image._make(values) for kind, *values in same if kind is _Image]
+            own = [_Object._make(values) for kind, *values in same if kind is _Object]
+            if not images_of_id:
+                lost.extend(item.place for item in own)
+            for image in images_of_id:
+                if image.name:
+                    yield f"{image.number:012}", _listed(image, own, len(images_of_id))
+
+    for _, (image,) in grouped_by_key(joined()):  # in the order of the file
+        coordinates.add(image.annotation)
+        yield image
+    notes += counted(f"annotations in {name} belong to no listed image and are not used, such as", lost)
+    coordinates.refuse()
+
+
+class _Image(NamedTuple):
+    """One element of `images`.
+
+    Attributes:
+      number: Its index.
+      name: Its `file_name`; empty if it has none.
+      identifier: From `_identifier`.
+      width: Pixels; 0 if unknown.
+      height: Pixels; 0 if unknown.
+    """
+
+    number: int
+    name: str
+    identifier: Any
+    width: float
+    height: float
+
+
+class _Object(NamedTuple):
+    """One element of `annotations`.
+
+    Attributes:
+      place: Its `id`, or its index.
+      problem: Why it cannot be used; empty if it may be.
+      box: The values of its `Box`; none if there is a problem.
+      is_polygon: Whether the box is that of a polygon.
+    """
+
+    place: str
+    problem: str
+    box: tuple[Any, ...] = ()
+    is_polygon: bool = False
+
+
+def _listed(image: _Image, objects: Iterable[_Object], times: int) -> ListedImage:
+    """Adds the objects of an image; `times` is the number of images that have its identifier."""
+    problem = _problem(image.identifier, times) or next((each.problem for each in objects if each.problem), "")
+    if problem:
+        return ListedImage(image.name, Annotation(), problem)
+    known = image.width > 0 and image.height > 0
+    corrections = tuple(boxes.POLYGON for each in objects if each.is_polygon)
+    annotation = Annotation(
+        tuple(Box._make(each.box) for each in objects),
+        image.width if known else 0.0,
+        image.height if known else 0.0,
+        corrections=corrections,
+    )
+    return ListedImage(image.name, annotation)
 
 
 def _identifier(value: Any) -> Any:
@@ -167,26 +221,40 @@ def _category_names(categories: Iterable[Any], location: str) -> dict[Any, str]:
     return names
 
 
-def _problem(identifier: Any, times: Mapping[Any, int]) -> str:
+def _key(identifier: Any) -> str:
+    """Returns a text that is equal for equal identifiers, and for nothing else."""
+    if isinstance(identifier, str):
+        return f"`{identifier}"
+    if isinstance(identifier, float) and identifier.is_integer():
+        return str(int(identifier))
+    return str(identifier)
+
+
+def _problem(identifier: Any, times: int) -> str:
     if identifier is None:
         return "no id in the annotations"
-    return f"an ambiguous id: {times[identifier]} images have the id {identifier}" if times[identifier] > 1 else ""
+    return f"an ambiguous id: {times} images have the id {identifier}" if times > 1 else ""
 
 
-def _first_problem(items: Sequence[tuple[int, Mapping[str, Any]]], names: Mapping[Any, str]) -> str:
-    for number, item in items:
-        place = f"annotation {item.get('id', number)}"
-        category = item.get("category_id")
-        if _identifier(category) not in names:
-            return f"an unknown category: {place} has category_id {_short(category)}, which `categories` does not list"
-        attributes = item.get("attributes")
-        rotation = item.get("rotation") or (attributes.get("rotation") if isinstance(attributes, dict) else 0)
-        box = item.get("bbox")
-        if rotation or (isinstance(box, list) and len(box) == 5):
-            return f"a rotated box: {place} (`{names[_identifier(category)]}`); export upright boxes"
-        if _corners(item) is None:
-            return f"an incomplete box: {place} (`{names[_identifier(category)]}`) has bbox {_short(box)}"
-    return ""
+def _object(item: Mapping[str, Any], number: int, names: Mapping[Any, str]) -> _Object:
+    """Reads one element of `annotations`."""
+    identifier = str(item.get("id", number))
+    place = f"annotation {identifier}"
+    category = item.get("category_id")
+    name = names.get(_identifier(category))
+    if name is None:
+        problem = f"an unknown category: {place} has category_id {_short(category)}, which `categories` does not list"
+        return _Object(identifier, problem)
+    attributes = item.get("attributes")
+    rotation = item.get("rotation") or (attributes.get("rotation") if isinstance(attributes, dict) else 0)
+    box = item.get("bbox")
+    if rotation or (isinstance(box, list) and len(box) == 5):
+        return _Object(identifier, f"a rotated box: {place} (`{name}`); export upright boxes")
+    corners = _corners(item)
+    if corners is None:
+        return _Object(identifier, f"an incomplete box: {place} (`{name}`) has bbox {_short(box)}")
+    flags = bool(item.get("difficult")), bool(item.get("iscrowd"))
+    return _Object(identifier, "", (*corners, name, *flags), is_polygon=not box)
 
 
 def _short(value: Any) -> str:
@@ -217,47 +285,49 @@ def _corners_of_polygons(polygons: Any) -> tuple[float, float, float, float] | N
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _annotation(
-    image: Mapping[str, Any], items: Iterable[tuple[int, Mapping[str, Any]]], names: Mapping[Any, str]
-) -> Annotation:
-    objects, corrections = [], []
-    for _, item in items:
-        corners = _corners(item)
-        assert corners
-        if not item.get("bbox"):
-            corrections.append(boxes.POLYGON)
-        name = names[_identifier(item.get("category_id"))]
-        objects.append(Box(*corners, name, bool(item.get("difficult")), bool(item.get("iscrowd"))))
-    width, height = (_side(image.get(key)) for key in ("width", "height"))
-    known = width > 0 and height > 0
-    return Annotation(tuple(objects), width if known else 0.0, height if known else 0.0, corrections=tuple(corrections))
-
-
 def _side(value: Any) -> float:
     return float(value) if _is_number(value) and math.isfinite(value) else 0.0
 
 
-def _refuse_fractions(images: Iterable[ListedImage], location: str) -> None:
-    """Refuses coordinates that can only be fractions: as pixels, no box would have an area."""
-    all_boxes = [box for image in images for box in image.annotation.boxes]
-    if all_boxes and all(abs(value) <= 1.0 for box in all_boxes for value in box[:4]):
-        raise DatasetError(
-            f"{location}: all coordinates are between 0 and 1, but COCO's are pixels. Multiply them by the width and "
-            "the height of the image."
-        )
+class _Coordinates:
+    """Numbers of boxes by their coordinates, which show whether these are in COCO's form."""
 
+    def __init__(self, location: str) -> None:
+        """Takes the location of the file, for messages."""
+        self._location = location
+        self._num_boxes, self._num_fractions = 0, 0
+        # Of images whose size is known.
+        self._num_sized, self._num_exceeding, self._num_corners = 0, 0, 0
 
-def _refuse_corners(images: Iterable[ListedImage], location: str) -> None:
-    """Refuses boxes that can only be corners: none ends left of or above its begin, and many exceed their image."""
-    parsed = [(box, image.annotation) for image in images for box in image.annotation.boxes if image.annotation.width]
-    exceeding = sum(box.xmax > image.width or box.ymax > image.height for box, image in parsed)
-    # `width` and `height` of the annotation were read as the second corner.
-    are_corners = all(box.xmax >= 2 * box.xmin and box.ymax >= 2 * box.ymin for box, _ in parsed)
-    if are_corners and exceeding > len(parsed) * _MOST_EXCEEDING:
-        raise DatasetError(
-            f"{location}: {exceeding:,} of {len(parsed):,} boxes exceed their images, and all look like corners (xmin, "
-            "ymin, xmax, ymax). COCO's bbox is xmin, ymin, width, height: subtract xmin and ymin."
-        )
+    def add(self, annotation: Annotation) -> None:
+        """Counts the boxes of an image."""
+        for box in annotation.boxes:
+            self._num_boxes += 1
+            self._num_fractions += all(abs(value) <= 1.0 for value in box[:4])
+            if annotation.width:
+                self._num_sized += 1
+                self._num_exceeding += box.xmax > annotation.width or box.ymax > annotation.height
+                # `width` and `height` of the annotation were read as the second corner.
+                self._num_corners += box.xmax >= 2 * box.xmin and box.ymax >= 2 * box.ymin
+
+    def refuse(self) -> None:
+        """Refuses a file in another form.
+
+        Raises:
+          DatasetError: If coordinates can only be fractions: as pixels, no box would have an area. Or if boxes can only
+            be corners: none ends left of or above its begin, and many exceed their image.
+        """
+        if self._num_boxes and self._num_fractions == self._num_boxes:
+            raise DatasetError(
+                f"{self._location}: all coordinates are between 0 and 1, but COCO's are pixels. Multiply them by the "
+                "width and the height of the image."
+            )
+        if self._num_corners == self._num_sized and self._num_exceeding > self._num_sized * _MOST_EXCEEDING:
+            raise DatasetError(
+                f"{self._location}: {self._num_exceeding:,} of {self._num_sized:,} boxes exceed their images, and all "
+                "look like corners (xmin, ymin, xmax, ymax). COCO's bbox is xmin, ymin, width, height: subtract xmin "
+                "and ymin."
+            )
 
 
 LAYOUT = LayoutSpec(

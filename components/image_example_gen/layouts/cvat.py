@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from components.image_example_gen import boxes, files
@@ -21,6 +22,7 @@ from components.image_example_gen.layouts._boxes import (
 from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, split_named
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
+from components.image_example_gen.spooled_items import kept
 from trainer_module.locations import join
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 ANNOTATIONS_FILE = "annotations.xml"
 _IMAGE_FOLDERS = ("images", "", "data")
-_MOST_BYTES = 2**28
 _MOST_HEADS, _HEAD_BYTES = 3, 4096
 _POINTS = ("polygon", "polyline")
 _OTHER_SHAPES = ("points", "cuboid", "skeleton", "ellipse", "mask")
@@ -46,28 +47,27 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     if not paths:
         raise LayoutError(f'{folder.root} has no {ANNOTATIONS_FILE}. Export as "CVAT for images 1.1".')
     index = ImageIndex(folder.root)
-    annotated: list[AnnotatedImage] = []
     refused: list[RefusedFile] = []
-    elements = [
-        (path, number, element)
-        for path in paths
-        for number, element in enumerate(parse(folder.root, path).findall("image"))
-    ]
-    for path, number, element in elements:
-        name = (element.get("name") or "").strip()
-        split = split_named(element.get("subset") or "")
-        folders = [f"images/{element.get('subset')}", *_IMAGE_FOLDERS]
-        file = index.find(name, folders) if name else None
-        if file is None:
-            place = f"{files.readable(path)}, image {number}"
-            refused.append(RefusedFile(name or place, index.why_missing(name) if name else "no name"))
-            continue
-        try:
-            annotation, split = to_annotation(element), split or folder_split(file.path)
-            annotated.append(AnnotatedImage(file, annotation, split, source=files.readable(path)))
-        except UnusableImageError as error:
-            refused.append(refuse(file, str(error)))
-    return make_listing(folder, options, annotated, refused, unlisted(index, annotated, refused))
+
+    def annotated() -> Iterator[AnnotatedImage]:
+        for path in paths:
+            for number, element in enumerate(parse(folder.root, path)):
+                name = (element.get("name") or "").strip()
+                split = split_named(element.get("subset") or "")
+                folders = [f"images/{element.get('subset')}", *_IMAGE_FOLDERS]
+                file = index.find(name, folders) if name else None
+                if file is None:
+                    place = f"{files.readable(path)}, image {number}"
+                    refused.append(RefusedFile(name or place, index.why_missing(name) if name else "no name"))
+                    continue
+                try:
+                    annotation, split = to_annotation(element), split or folder_split(file.path)
+                    yield AnnotatedImage(file, annotation, split, source=files.readable(path))
+                except UnusableImageError as error:
+                    refused.append(refuse(file, str(error)))
+
+    listed = kept(annotated())
+    return make_listing(folder, options, listed, refused, unlisted(index, listed, refused))
 
 
 def _find(folder: Folder) -> list[str]:
@@ -86,30 +86,35 @@ def _is_export(root: str, path: str) -> bool:
         return False
 
 
-def parse(root: str, path: str) -> Any:
-    """Reads an export.
+def parse(root: str, path: str) -> Iterator[Any]:
+    """Reads an export, an image at a time.
 
-    Returns:
-      Its root, an `xml.etree.ElementTree.Element`.
+    Yields:
+      Its `image` elements, each an `xml.etree.ElementTree.Element`.
 
     Raises:
-      DatasetError: If it cannot be read, is larger than 256 MB, or is not of this format.
+      DatasetError: If it cannot be read, or is not of this format; at the latest after the last image.
     """
     location = join(root, files.readable(path))
     (file,) = files.describe(root, [path])
     if file.problem:
         raise DatasetError(f"{location}: {file.problem}.")
-    if file.size > _MOST_BYTES:
-        raise DatasetError(f"{location} is larger than 256 MB. Export as COCO.")
+    has_tracks = False
     try:
-        document = _xml.parse(files.read(root, path))
+        with files.open_binary(join(root, path)) as binary:
+            children = _xml.ChildrenOfRoot(binary)
+            for element in children:
+                if element.tag == "image":
+                    yield element
+                has_tracks = has_tracks or element.tag == "track"
+    except OSError as error:
+        raise DatasetError(f"{location}: cannot be read: {error.strerror}.") from None
     except (UnusableImageError, files.UnreadableFileError) as error:
         raise DatasetError(f"{location}: {error}.") from None
-    if document.tag != "annotations":
-        raise DatasetError(f"{location}: its root is <{document.tag}>, not <annotations>.")
-    if document.find("track") is not None:
+    if children.root_tag != "annotations":
+        raise DatasetError(f"{location}: its root is <{children.root_tag}>, not <annotations>.")
+    if has_tracks:
         raise DatasetError(f'{location} has tracks of a video. Export as "CVAT for images 1.1".')
-    return document
 
 
 def to_annotation(image: Any) -> Annotation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.image_example_gen import boxes, files
@@ -15,6 +15,7 @@ from components.image_example_gen.layouts import _json
 from components.image_example_gen.layouts._boxes import (
     AnnotatedImage,
     ImageIndex,
+    Names,
     counted,
     folder_split,
     make_listing,
@@ -24,6 +25,7 @@ from components.image_example_gen.layouts._boxes import (
 from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, is_image_name
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
+from components.image_example_gen.spooled_items import SpooledItems, kept
 from trainer_module.locations import join
 
 if TYPE_CHECKING:
@@ -48,46 +50,49 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     if not paths:
         raise LayoutError(f"{folder.root} has no JSON export of Label Studio.")
     index = ImageIndex(folder.root)
-    annotated: list[AnnotatedImage] = []
     refused: list[RefusedFile] = []
-    unlabelled: list[str] = []
-    several: list[str] = []
-    for path in paths:
-        for number, item in enumerate(parse(folder.root, path)):
-            place = f"{path.rpartition('/')[2]}, task {number + 1}"
-            name = image_name(item)
-            file = find_image(index, name, _IMAGE_FOLDERS)
-            if not name or file is None:
-                reason = index.why_missing(name) if name else "the task names no image"
-                refused.append(RefusedFile(files.readable(name or place), reason))
-                continue
-            results, count = last_results(item)
-            if count > 1:
-                several.append(file.path)
-            if results is None:
-                unlabelled.append(file.path)
-                continue
-            try:
-                split = split_of(path) or folder_split(file.path)
-                annotated.append(AnnotatedImage(file, to_annotation(results), split, source=files.readable(path)))
-            except UnusableImageError as error:
-                refused.append(refuse(file, str(error)))
+    unlabelled, several = SpooledItems[str](), Names()
+
+    def annotated() -> Iterator[AnnotatedImage]:
+        for path in paths:
+            for number, item in enumerate(parse(folder.root, path)):
+                place = f"{path.rpartition('/')[2]}, task {number + 1}"
+                name = image_name(item)
+                file = find_image(index, name, _IMAGE_FOLDERS)
+                if not name or file is None:
+                    reason = index.why_missing(name) if name else "the task names no image"
+                    refused.append(RefusedFile(files.readable(name or place), reason))
+                    continue
+                results, count = last_results(item)
+                if count > 1:
+                    several.add(file.path)
+                if results is None:
+                    unlabelled.extend([file.path])
+                    continue
+                try:
+                    split = split_of(path) or folder_split(file.path)
+                    yield AnnotatedImage(file, to_annotation(results), split, source=files.readable(path))
+                except UnusableImageError as error:
+                    refused.append(refuse(file, str(error)))
+
+    listed = kept(annotated())
     notes = counted("tasks have no submitted annotation and are not used", unlabelled)
-    notes += counted("tasks have several annotations, of which the last is used", several)
-    notes += unlisted(index, annotated, refused, unlabelled)
-    return make_listing(folder, options, annotated, refused, notes)
+    notes += several.note("tasks have several annotations, of which the last is used")
+    notes += unlisted(index, listed, refused, unlabelled)
+    return make_listing(folder, options, listed, refused, notes)
 
 
-def parse(root: str, path: str) -> list[Any]:
-    """Reads the tasks of an export.
+def parse(root: str, path: str) -> Iterable[Any]:
+    """Reads the tasks of an export; those of a large one are read again for every iteration.
 
     Raises:
-      DatasetError: If it cannot be read, is larger than 1 GB, is not JSON, or is not a list.
+      DatasetError: If it cannot be read, is not JSON, or is not a list.
     """
     document = _json.read(root, path)
-    if not isinstance(document, list):
+    if not _json.is_list(document):
         raise DatasetError(f"{join(root, files.readable(path))} is not a list of tasks. Export as JSON.")
-    return document
+    tasks: Iterable[Any] = document
+    return tasks
 
 
 def is_export(head: bytes) -> bool:

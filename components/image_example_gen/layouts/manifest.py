@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import heapq
 import itertools
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
 from components.image_example_gen.entries import Entry, LabelFile, RefusedFile
@@ -21,6 +20,7 @@ from components.image_example_gen.layouts._folder import Folder, known_split_nam
 from components.image_example_gen.layouts._listed_files import ListedFiles
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from components.image_example_gen.layouts.mask_pairs import classes_of_masks
+from components.image_example_gen.spooled_items import SpooledItems
 from components.image_example_gen.stored_entries import collect
 from trainer_module import features
 from trainer_module.locations import join
@@ -28,6 +28,7 @@ from trainer_module.locations import join
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions
 
+_Group = TypeVar("_Group")
 MANIFEST_FILES = ("manifest.csv", "manifest.jsonl")
 _SHOWN_CELLS = 2
 _MOST_FOLDERS = 10
@@ -171,12 +172,20 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
     if options.group_column and options.group_column not in table.columns:
         raise DatasetError(f"data.group_column: {table.location} has no column `{options.group_column}`.")
     if _box_columns.has_boxes(table.columns):
-        paths = {row.values[chosen.path] for row in table.rows if row.values[chosen.path]}
-        known, searched = listed.find(paths), _SearchedPaths(table, (chosen.path,), listed)
-        searched.add(known)
-        searched.refuse_missing(folder.root)
-        notes = _notes(table, chosen, searched)
-        return _box_table.list_table(table, chosen, known, folder, options, notes, split_of_table)
+        searched = _SearchedPaths(table, (chosen.path,), listed)
+
+        def located() -> Iterator[tuple[str, _box_table.LocatedRow]]:
+            for batch, known in listed.in_batches(table.rows, (chosen.path,)):
+                searched.add(known)
+                for row in batch:
+                    if path := row.values[chosen.path]:
+                        yield path, _box_table.LocatedRow(row, known[path])
+            searched.refuse_missing(folder.root)
+
+        rows_of = grouped_by_key(located())
+        first = list(itertools.islice(rows_of, 1))  # all files are known before the first group
+        rows_of, notes = itertools.chain(first, rows_of), _notes(table, chosen, searched)
+        return _box_table.list_table(table, chosen, rows_of, folder, options, notes, split_of_table)
     reader = _RowReader(table, chosen, options, _separator(table, chosen, options), split_of_table)
     refused: list[RefusedFile] = []
     names = set[str]()
@@ -323,20 +332,24 @@ class _SearchedPaths:
     def __init__(self, table: tables.Table, columns: Sequence[str], listed: ListedFiles) -> None:
         """Searches the paths in some columns of a table."""
         self._table, self._columns, self._listed = table, columns, listed
-        self._others: dict[str, str] = {}  # the paths of files whose cells are written in another way
-        self._missing: set[str] = set()
+        # Cells that are written in another way than the path of their file, with that path; paths that do not exist.
+        # The same may occur several times.
+        self._others, self._missing = SpooledItems[tuple[str, str]](), SpooledItems[tuple[str, None]]()
+        self._most_missing = 0  # with repetitions
         self._num_found = 0  # at once; there may be more
 
     def add(self, known: Mapping[str, files.File]) -> None:
         """Adds the files of some cells."""
         problems = {file.path: file.problem for file in known.values()}
         # An absolute path is often that of another machine.
-        self._missing.update(
-            path
+        missing = [
+            (path, None)
             for path, problem in problems.items()
             if problem == files.MISSING or (path.startswith("/") and not files.is_file(path))
-        )
-        self._others.update(
+        ]
+        self._missing.extend(missing)
+        self._most_missing += len(missing)
+        self._others.extend(
             (cell, file.path)
             for cell, file in known.items()
             if not file.problem and file.path != self._listed.path(cell)
@@ -349,25 +362,34 @@ class _SearchedPaths:
         Raises:
           DatasetError: With the nearest existing file and the fix.
         """
-        num_missing = len(self._missing)
+        if 2 * self._most_missing <= self._num_found:
+            return
+        num_missing, first = _counted(grouped_by_key(self._missing))
         if 2 * num_missing > self._num_found and 2 * num_missing > (num_paths := self._num_paths()):
             raise DatasetError(
                 f"{self._table.location}: {num_missing:,} of {num_paths:,} paths do not exist in {root}, "
-                f"{missing_files.describe(root, heapq.nsmallest(_SHOWN_CELLS, self._missing))}"
+                f"{missing_files.describe(root, [path for path, _ in first])}"
             )
 
     def _num_paths(self) -> int:
-        """Counts the different files that the cells mean, outside of memory."""
+        """Counts the different files that the cells mean."""
         cells = filter(None, (row.values.get(column) for row in self._table.rows for column in self._columns))
-        paths = ((self._others.get(cell) or self._listed.path(cell), None) for cell in cells)
+        items: Iterable[tuple[str, str | None]] = itertools.chain(self._others, ((cell, None) for cell in cells))
+        paths = ((paths[0] or self._listed.path(cell), None) for cell, paths in grouped_by_key(items))
         return sum(1 for _ in grouped_by_key(paths))
 
     def notes(self) -> list[str]:
         """Returns a note about the paths that were completed."""
-        completed = [item for item in self._others.items() if self._listed.is_completed(*item)]
-        shown = heapq.nsmallest(_SHOWN_CELLS, completed)
-        examples = ", ".join(f"`{cell}` is {files.readable(path)}" for cell, path in shown)
-        return [f"{self._table.name}: {len(completed):,} paths were completed: {examples}"] if shown else []
+        completed = (item for item in self._others if self._listed.is_completed(*item))
+        num_completed, first = _counted(grouped_by_key(completed))
+        examples = ", ".join(f"`{cell}` is {files.readable(paths[0])}" for cell, paths in first)
+        return [f"{self._table.name}: {num_completed:,} paths were completed: {examples}"] if first else []
+
+
+def _counted(groups: Iterator[_Group]) -> tuple[int, list[_Group]]:
+    """Returns the number of groups, and the first ones, which messages show."""
+    first = list(itertools.islice(groups, _SHOWN_CELLS))
+    return len(first) + sum(1 for _ in groups), first
 
 
 def _notes(table: tables.Table, chosen: Columns, searched: _SearchedPaths) -> tuple[str, ...]:

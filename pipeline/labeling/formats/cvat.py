@@ -154,8 +154,7 @@ def _is_one(name: str, head: bytes) -> bool:
 
 def _read(path: Path, project: LabelProject) -> Annotations:
     images, skipped = list[Annotated](), list[tuple[str, str]]()
-    document = layout.parse(str(path.absolute().parent), path.name)
-    for number, element in enumerate(document.findall("image")):
+    for number, element in enumerate(layout.parse(str(path.absolute().parent), path.name)):
         name = (element.get("name") or "").strip() or f"image {number}"
         try:
             _refuse_unconfirmed(element)
