@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Of the training images, whose mean distance to an image is compared.
-_NEAREST = 5
-_MOST_PAIRS = 4_000_000  # in memory at a time
+# Of training images that have a mean of their own.
+_SMALLEST_GROUP = 5
+_RIDGE = 1e-3
 # Larger embeddings are projected: their distances, and so the tests, hardly change.
 MAX_DIMENSIONS = 1024
 _PROJECTION_SEED = 22
@@ -70,25 +70,45 @@ def stored_embeddings(embeddings: np.ndarray) -> np.ndarray:
     return values.astype(np.float16).astype(np.float32)
 
 
-def distances(embeddings: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Returns the mean Euclidean distance of every image to its 5 nearest training images, float32 [N].
+class TrainingEmbeddings(NamedTuple):
+    """The part of a reference that training images contribute.
+
+    Attributes:
+      embeddings: float32 [T, D], finite; at least one. No image of the test split is near one of them because it shows
+        the same scene: duplicates and groups stay in one split.
+      groups: int [T]; images of the same classes are in one group.
+    """
+
+    embeddings: np.ndarray
+    groups: np.ndarray
+
+
+def distances(embeddings: np.ndarray, training: TrainingEmbeddings) -> np.ndarray:
+    """Returns the Mahalanobis distance of every image to the nearest mean of a group of training images, float32 [N].
+
+    All groups share one covariance, that of the distances to their means. A thousandth of its mean variance is added to
+    the variances, so that few images suffice; with scikit-learn's LedoitWolf instead, as many images of unknown classes
+    are found (tests/bench/monitor_digits.py). Groups of fewer than 5 images are one group.
 
     Args:
       embeddings: float32 [N, D]; the distance of one with NaN is NaN, and those of other dimensions are NaN too.
-      training: float32 [T, D], of the training images, at least one. No image of the test split is near one of them
-        because it shows the same scene: duplicates and groups stay in one split.
+      training: Embeddings of training images.
 
-    Reference: Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors,
-    https://arxiv.org/abs/2204.06507.
+    Reference: Lee et al. 2018, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+    Attacks, https://arxiv.org/abs/1807.03888, section 2.1.
     """
-    nearest, means = min(_NEAREST, len(training)), np.full(len(embeddings), np.nan, np.float32)
-    if embeddings.shape[1] != training.shape[1]:
-        return means
-    squares = np.einsum("ij,ij->i", training, training)
-    step = max(1, _MOST_PAIRS // len(training))
-    for start in range(0, len(embeddings), step):
-        rows = embeddings[start : start + step]
-        squared = np.einsum("ij,ij->i", rows, rows)[:, np.newaxis] + squares - 2.0 * rows @ training.T
-        smallest = np.partition(squared, nearest - 1, axis=1)[:, :nearest]
-        means[start : start + step] = np.sqrt(np.maximum(smallest, 0.0)).mean(axis=1)
-    return means
+    if embeddings.shape[1] != training.embeddings.shape[1]:
+        return np.full(len(embeddings), np.nan, np.float32)
+    _, groups, sizes = np.unique(training.groups, return_inverse=True, return_counts=True)
+    _, groups = np.unique(np.where(sizes[groups] < _SMALLEST_GROUP, -1, groups), return_inverse=True)
+    vectors = training.embeddings.astype(np.float64)
+    means = np.stack([vectors[groups == group].mean(axis=0) for group in range(groups.max() + 1)])
+    residuals = vectors - means[groups]
+    covariance = residuals.T @ residuals / len(vectors)
+    ridge = _RIDGE * covariance.trace() / len(covariance) or 1.0
+    whiten = np.linalg.cholesky(np.linalg.inv(covariance + ridge * np.eye(len(covariance))))
+    nearest = np.full(len(embeddings), np.inf)
+    white = embeddings @ whiten
+    for mean in means @ whiten:
+        nearest = np.minimum(nearest, np.linalg.norm(white - mean, axis=1))
+    return nearest.astype(np.float32)

@@ -12,10 +12,10 @@ import numpy as np
 
 from components.stored import IncompatibleArtifactError, Stored
 from trainer_module import image_statistics, locations
-from trainer_module.monitored import MonitoredImages, MonitoredPredictions
+from trainer_module.monitored import MonitoredImages, MonitoredPredictions, TrainingEmbeddings
 
 ARRAYS_FILE = "reference.npz"
-_TRAINING = "training"
+_TRAINING, _TRAINING_GROUPS = "training", "training_groups"
 # Int property of the artifact: the pushed version; absent if no model was pushed.
 VERSION = "version"
 
@@ -54,12 +54,12 @@ class Reference:
     Attributes:
       summary: The version, the task and the split.
       images: The images, without their pixels and names.
-      training: Embeddings of training images, float32 [T, D]; None in references of earlier versions.
+      training: Embeddings of training images; None in references of earlier versions.
     """
 
     summary: ReferenceSummary
     images: MonitoredImages
-    training: np.ndarray | None = None
+    training: TrainingEmbeddings | None = None
 
     @classmethod
     def read(cls, uri: str) -> Self:
@@ -73,8 +73,7 @@ class Reference:
         try:
             with np.load(io.BytesIO(locations.read(path)), allow_pickle=False) as arrays:
                 known = {name: arrays[name] for name in arrays.files}
-            training = known.get(_TRAINING)
-            return cls(summary, _images(known), None if training is None else training.astype(np.float32))
+            return cls(summary, _images(known), _training(known))
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise IncompatibleArtifactError(
                 f"{path} cannot be read: {error}. Run the pipeline again to write a new one."
@@ -88,8 +87,10 @@ class Reference:
         """
         locations.file_system(uri).makedirs(uri)
         buffer = io.BytesIO()
-        training: dict[str, Any] = {} if self.training is None else {_TRAINING: self.training.astype(np.float16)}
-        np.savez_compressed(buffer, **_arrays(self.images), **training)
+        arrays = _arrays(self.images)
+        if self.training is not None:
+            arrays |= {_TRAINING: self.training.embeddings.astype(np.float16), _TRAINING_GROUPS: self.training.groups}
+        np.savez_compressed(buffer, **arrays)
         locations.write(locations.join(uri, ARRAYS_FILE), buffer.getvalue())
         self.summary.write(uri)
 
@@ -112,6 +113,12 @@ def _arrays(images: MonitoredImages) -> dict[str, Any]:
     return arrays
 
 
+def _training(arrays: dict[str, np.ndarray]) -> TrainingEmbeddings | None:
+    if _TRAINING_GROUPS not in arrays:
+        return None
+    return TrainingEmbeddings(arrays[_TRAINING].astype(np.float32), arrays[_TRAINING_GROUPS])
+
+
 def _images(arrays: dict[str, np.ndarray]) -> MonitoredImages:
     if tuple(arrays["statistics_names"].tolist()) != image_statistics.NAMES:
         raise ValueError("its statistics are those of another version of tfx-vision")
@@ -121,5 +128,6 @@ def _images(arrays: dict[str, np.ndarray]) -> MonitoredImages:
         predictions=MonitoredPredictions(arrays["scores"], arrays["class_ids"], arrays.get("confidence")),
         quality=arrays["quality"],
         labels=[tuple(json.loads(names)) for names in arrays["labels"].tolist()],
-        distances=arrays.get("distances"),
+        # Without groups, they are distances of another kind, of an earlier version.
+        distances=arrays.get("distances") if _TRAINING_GROUPS in arrays else None,
     )

@@ -48,7 +48,7 @@ class Executor(base_executor.BaseExecutor):
         images = measured.measure(model, options, _batches(examples, split, chosen))
         num_train = _count(examples, features.TRAIN)
         train = _batches(examples, features.TRAIN, _chosen(num_train, exec_properties["max_images"]))
-        training = measured.embeddings(model, train)
+        training = measured.training(model, options, train)
         assert images.embeddings is not None
         images = dataclasses.replace(images, distances=distances(images.embeddings, training))
         summary = ReferenceSummary(

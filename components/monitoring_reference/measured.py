@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer_module import features, image_statistics, tasks
 from trainer_module.model_input import Window
-from trainer_module.monitored import MonitoredImages, MonitoredPredictions, stored_embeddings
+from trainer_module.monitored import MonitoredImages, MonitoredPredictions, TrainingEmbeddings, stored_embeddings
 from trainer_module.options import TrainerOptions
 
 if TYPE_CHECKING:
@@ -57,11 +57,15 @@ def measure(model: SessionModel, options: TrainerOptions, batches: Iterable[Sequ
     )
 
 
-def embeddings(model: SessionModel, batches: Iterable[Sequence[Features]]) -> np.ndarray:
-    """Computes the embeddings of images as a reference stores them, float32 [N, D]; N is at least 1."""
-    return stored_embeddings(
-        np.concatenate([_embeddings(model, [_encoded(each) for each in batch]) for batch in batches])
-    )
+def training(model: SessionModel, options: TrainerOptions, batches: Iterable[Sequence[Features]]) -> TrainingEmbeddings:
+    """Computes the embeddings of training images, at least one, and groups those of the same classes."""
+    task, vectors, groups = tasks.get(options.task.name), list[np.ndarray](), list[int]()
+    group_of = dict[tuple[str, ...], int]()
+    for batch in batches:
+        vectors.append(_embeddings(model, [_encoded(each) for each in batch]))
+        truths = [task.monitoring.ground_truth(task.raw_label(each)) for each in batch]
+        groups += [group_of.setdefault(task.monitoring.label_classes(truth), len(group_of)) for truth in truths]
+    return TrainingEmbeddings(stored_embeddings(np.concatenate(vectors)), np.array(groups))
 
 
 def _encoded(example: Features) -> bytes:

@@ -25,10 +25,11 @@ from trainer_module.monitored import MonitoredImages
 # Rounding errors of another machine move probabilities that are almost 1, of which there may be many. Small ones have
 # more digits, and drift often moves them first.
 _NEAR_ZERO, _NEAR_ONE = 1e-12, 1.0 - 1e-5
-# The permutation test must be able to reach its level by a few permutations.
-_PERMUTATIONS_AT_LEVEL = 3
-# Of the distances to the training images. Images of an unknown class are a small part of a window, and above it.
-_FAR = 0.98
+# Number of permutations that are as different as the samples, at the level of a test. More of them find smaller
+# differences; those of vectors take several times as long.
+_VECTORS_AT_LEVEL, _DISTANCES_AT_LEVEL = 3, 20
+# Of the distances to the training images. Images of an unknown class are a small part of a window, and far away.
+_POWER_OF_DISTANCES = 4
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,21 @@ def _embeddings(
         raise _NotTested(f"the log contains only {len(second):,} embeddings.")
     if first.shape[1] != second.shape[1]:
         raise _NotTested(f"they have {second.shape[1]} dimensions instead of {first.shape[1]}.")
-    distances = []
+    has_distances = reference.distances is not None and window.distances is not None
+    tests = len(get_args(Kind)) * (2 if has_distances else 1)
+    level = false_alarm_rate / tests
+    result = two_sample.maximum_mean_discrepancy(first, second, math.ceil(_VECTORS_AT_LEVEL / level), seed)
+    comparisons = [Comparison("embeddings", "", "maximum mean discrepancy", result)]
     if reference.distances is not None and window.distances is not None:
-        distances.append(_distances(reference.distances, window.distances))
-    tests = len(get_args(Kind)) * (1 + len(distances))
-    permutations = math.ceil(_PERMUTATIONS_AT_LEVEL * tests / false_alarm_rate)
-    result = two_sample.maximum_mean_discrepancy(first, second, permutations, seed)
-    return [Comparison("embeddings", "", "maximum mean discrepancy", result), *distances]
+        comparisons.append(_distances(reference.distances, window.distances, level, seed))
+    return comparisons
 
 
-def _distances(reference: np.ndarray, window: np.ndarray) -> Comparison:
+def _distances(reference: np.ndarray, window: np.ndarray, level: float, seed: int) -> Comparison:
     first, second = (values[~np.isnan(values)] for values in (reference, window))
-    result = two_sample.exceedances(first, second, _FAR)
-    name, method = "distance to training images", f"Fisher, above the {_FAR:.0%} quantile"
+    permutations = math.ceil(_DISTANCES_AT_LEVEL / level)
+    result = two_sample.larger_mean(first, second, _POWER_OF_DISTANCES, permutations, seed)
+    name, method = "distance to training images", "permutations of the mean of the fourth power"
     return Comparison("embeddings", name, method, result, float(first.mean()), float(second.mean()))
 
 

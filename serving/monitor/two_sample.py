@@ -54,22 +54,32 @@ def chi_squared(reference: np.ndarray, window: np.ndarray, num_classes: int) -> 
     return TwoSampleTest(float(result.statistic), float(result.pvalue))
 
 
-def exceedances(reference: np.ndarray, window: np.ndarray, quantile: float) -> TwoSampleTest:
-    """Tests whether more numbers of the window, float [M], are above a quantile of the reference, float [N].
+def larger_mean(
+    reference: np.ndarray, window: np.ndarray, power: int, permutations: int, seed: int = 0
+) -> TwoSampleTest:
+    """Tests by permutations whether the mean of the window, float [M], is larger than that of the reference, float [N].
 
-    Few values that are much larger hardly move a distribution, and the tests of whole distributions miss them. The
-    statistic is the difference of the shares above the quantile.
+    Few values that are much larger hardly move a distribution, and the tests of whole distributions miss them. A power
+    gives them weight. The statistic is the ratio of the means, minus one.
 
-    Reference: Fisher's exact test, one-sided; with a quantile of the reference it is the exact test on exceedances of
-    Nelson 1963, https://doi.org/10.1080/00401706.1963.10490097 (precedence life test).
+    Reference: Pitman 1937, Significance Tests Which May be Applied to Samples from any Populations,
+    https://doi.org/10.2307/2984124.
     """
     from scipy import stats
 
-    bound = np.quantile(reference, quantile)
-    above = [int((values > bound).sum()) for values in (window, reference)]
-    table = [[number, len(values) - number] for number, values in zip(above, (window, reference), strict=True)]
-    difference = above[0] / len(window) - above[1] / len(reference)
-    return TwoSampleTest(difference, float(stats.fisher_exact(table, alternative="greater").pvalue))
+    largest = max(reference.max(), window.max()) or 1.0
+    first, second = ((values / largest) ** power for values in (window, reference))
+    result = stats.permutation_test(
+        (first, second),
+        lambda window, reference, axis: window.mean(axis=axis),
+        permutation_type="independent",
+        vectorized=True,
+        n_resamples=permutations,
+        batch=_DIVISIONS_AT_ONCE,
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
+    return TwoSampleTest(float(first.mean() / (second.mean() or 1.0) - 1.0), float(result.pvalue))
 
 
 def maximum_mean_discrepancy(

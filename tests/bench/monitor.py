@@ -29,7 +29,13 @@ from sklearn.linear_model import LogisticRegression
 from serving.monitor import drift
 from trainer_module import embedding, image_statistics
 from trainer_module.model_input import Geometry
-from trainer_module.monitored import MonitoredImages, MonitoredPredictions, distances, stored_embeddings
+from trainer_module.monitored import (
+    MonitoredImages,
+    MonitoredPredictions,
+    TrainingEmbeddings,
+    distances,
+    stored_embeddings,
+)
 
 IMAGE_SIZE = 96
 COST = 0.05
@@ -148,7 +154,8 @@ class Model:
         rows = np.isin(train.labels, known)
         self.known = known
         self.classifier = LogisticRegression(C=1.0, max_iter=200).fit(train.vectors[rows], train.labels[rows])
-        self.training = stored(train.vectors[rows][:NUM_REFERENCE])
+        vectors = stored(train.vectors[rows][:NUM_REFERENCE])
+        self.training = TrainingEmbeddings(vectors, train.labels[rows][:NUM_REFERENCE])
 
     def accuracy(self, part: Part) -> float:
         """Returns the share of correct predictions; images of unknown classes are errors."""

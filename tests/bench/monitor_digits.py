@@ -33,7 +33,7 @@ from pipeline.config import loading
 from serving.monitor import drift
 from trainer_module import features, image_statistics
 from trainer_module.input_pipeline import PixelStatistics
-from trainer_module.monitored import MonitoredImages, MonitoredPredictions, distances
+from trainer_module.monitored import MonitoredImages, MonitoredPredictions, TrainingEmbeddings, distances
 from trainer_module.network import build
 from trainer_module.options import TrainerOptions
 
@@ -140,7 +140,7 @@ class Network:
         trained.fit(pixels, ids, batch_size=32, epochs=EPOCHS, verbose=0)
         layer = self._network.get_layer(features.EMBEDDING_LAYER)
         self._both = keras.Model(self._network.inputs, [self._network.output, layer.output])
-        self._training = self._outputs(digits.pixels[rows])[1]
+        self._training = TrainingEmbeddings(self._outputs(digits.pixels[rows])[1], ids)
 
     def _outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities and embeddings."""

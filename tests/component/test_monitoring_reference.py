@@ -69,13 +69,14 @@ def test_the_reference_is_what_the_pushed_version_predicts(stored, tiny_model, t
     np.testing.assert_array_equal(images.statistics, image_statistics.measure_all(tiny_model.image_bytes))
     embed = embedding.from_saved_model(tiny_model.serving_dir)
     np.testing.assert_allclose(images.embeddings, embed(tiny_model.image_bytes), atol=1e-3)
-    np.testing.assert_allclose(reference.training, embed(tiny_model.image_bytes[:8]), atol=1e-3)
+    np.testing.assert_allclose(reference.training.embeddings, embed(tiny_model.image_bytes[:8]), atol=1e-3)
+    assert reference.training.groups.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     np.testing.assert_allclose(images.distances, distances(images.embeddings, reference.training), atol=1e-3)
 
 
 def test_larger_splits_are_sampled(stored, tiny_model):
     reference = Reference.read(stored(max_images=5).uri)
-    assert (reference.summary.images, reference.summary.split_images, len(reference.training)) == (5, 12, 5)
+    assert (reference.summary.images, reference.summary.split_images, len(reference.training.groups)) == (5, 12, 5)
 
 
 def test_without_a_push_there_is_no_reference(stored):

@@ -9,7 +9,13 @@ from scipy import stats
 
 from serving.monitor import drift, quality, two_sample
 from trainer_module import image_statistics, monitored
-from trainer_module.monitored import MAX_DIMENSIONS, MonitoredImages, MonitoredPredictions, stored_embeddings
+from trainer_module.monitored import (
+    MAX_DIMENSIONS,
+    MonitoredImages,
+    MonitoredPredictions,
+    TrainingEmbeddings,
+    stored_embeddings,
+)
 
 CLASSES = ("cat", "dog", "owl")
 RATE, MIN_IMAGES = 0.01, 20
@@ -91,39 +97,58 @@ def test_no_predicted_class_is_a_class(rng):
     assert two_sample.chi_squared(reference, window, 1).p_value < 1e-6
 
 
-def test_exceedances_are_exact(rng):
-    # By counting: of all orders of 3 + 2 values, those with as many values of the window above the reference's median.
-    reference, window = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0])
-    orders = list(itertools.combinations(range(5), 2))  # ranks of the window
-    expected = sum(set(ranks) <= {2, 3, 4} for ranks in orders) / len(orders)
-    assert two_sample.exceedances(reference, window, 0.5).p_value == pytest.approx(expected)
-    assert two_sample.exceedances(reference, window, 0.5).statistic == pytest.approx(1.0 - 1 / 3)
-    clean = [two_sample.exceedances(rng.normal(size=400), rng.normal(size=300), 0.98).p_value for _ in range(2000)]
-    assert [np.mean(np.array(clean) <= level) <= 1.3 * level for level in (0.05, 0.01)] == [True, True]
-    assert two_sample.exceedances(np.ones(50), np.ones(40), 0.98).p_value == 1.0
+def test_a_larger_mean_is_found_by_permutations(rng):
+    # By counting: of all choices of two of five values, those with at least this mean of the squares.
+    reference, window = np.array([1.0, 2.0, 3.0]), np.array([2.5, 4.0])
+    values = np.concatenate([reference, window]) ** 2
+    means = [np.mean(chosen) for chosen in itertools.combinations(values, 2)]
+    result = two_sample.larger_mean(reference, window, 2, 100_000)
+    assert result.p_value == pytest.approx(np.mean(np.array(means) >= values[3:].mean()))
+    assert result.statistic == pytest.approx(values[3:].mean() / values[:3].mean() - 1.0)
+    clean = [
+        two_sample.larger_mean(rng.normal(9.0, size=40), rng.normal(9.0, size=30), 4, 200, seed).p_value
+        for seed in range(400)
+    ]
+    assert 0.02 <= np.mean(np.array(clean) <= 0.05) <= 0.08
+    assert two_sample.larger_mean(np.ones(50), np.ones(40), 4, 200).p_value == 1.0
+    assert two_sample.larger_mean(np.zeros(50), np.zeros(40), 4, 200).p_value == 1.0
     # One-sided: smaller values are no reason.
-    assert two_sample.exceedances(rng.normal(size=400), rng.normal(-3.0, size=300), 0.9).p_value > 0.99
+    assert two_sample.larger_mean(rng.normal(9.0, size=400), rng.normal(6.0, size=300), 4, 200).p_value == 1.0
 
 
-def test_distances_are_those_of_the_nearest_images(rng, monkeypatch):
-    vectors, training = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(20, 3)).astype(np.float32)
-    pairs = np.sort(np.linalg.norm(vectors[:, np.newaxis] - training, axis=-1), axis=1)
-    monkeypatch.setattr(monitored, "_MOST_PAIRS", 50)  # two rows at a time
-    vectors_and_none = np.concatenate([vectors, np.full((1, 3), np.nan, np.float32)])
-    measured = monitored.distances(vectors_and_none, training)
-    np.testing.assert_allclose(measured[:7], pairs[:, :5].mean(axis=1), rtol=1e-4)
+def test_distances_are_those_of_mahalanobis_to_the_nearest_mean(rng):
+    from scipy.spatial.distance import cdist
+
+    spread = np.array([3.0, 1.0, 0.2])
+    groups = np.repeat([4, 7, 9, 10], [40, 40, 3, 3])  # the last two are too small to have a mean each
+    means = np.repeat(rng.normal(size=(4, 3)) * 9.0, [40, 40, 3, 3], axis=0)
+    vectors = (means + rng.normal(size=(86, 3)) * spread).astype(np.float32)
+    merged = np.where(groups > 7, 9, groups)
+    centres = np.stack([vectors[merged == group].mean(axis=0) for group in (4, 7, 9)])
+    residuals = vectors - centres[np.searchsorted([4, 7, 9], merged)]
+    covariance = residuals.T @ residuals / 86
+    images = np.concatenate([rng.normal(size=(7, 3)) * 5.0, np.full((1, 3), np.nan)]).astype(np.float32)
+    measured = monitored.distances(images, TrainingEmbeddings(vectors, groups))
+    expected = cdist(images[:7], centres, "mahalanobis", VI=np.linalg.inv(covariance)).min(axis=1)
+    np.testing.assert_allclose(measured[:7], expected, rtol=0.05)  # a thousandth of the variance is added
     assert np.isnan(measured[7])
-    np.testing.assert_allclose(monitored.distances(vectors, training[:2]), [
-        np.linalg.norm(row - training[:2], axis=1).mean() for row in vectors
-    ], rtol=1e-4)  # fmt: skip
+
+
+def test_few_training_images_are_enough_for_distances(rng):
+    vectors = rng.normal(size=(2, 50)).astype(np.float32)
+    for number in (1, 2):
+        training = TrainingEmbeddings(vectors[:number], np.zeros(number, int))
+        near, far = monitored.distances(np.stack([vectors[0], vectors[0] + 9.0]), training)
+        assert near < far < np.inf
 
 
 def test_embeddings_of_other_dimensions_have_no_distance_and_are_not_tested(rng):
-    training, reference, window = (images(rng, 50) for _ in range(3))
+    reference, window = images(rng, 50), images(rng, 50)
+    training = TrainingEmbeddings(images(rng, 50).embeddings, np.zeros(50, int))
     shorter = window.embeddings[:, :-1]
-    distances = monitored.distances(shorter, training.embeddings)
+    distances = monitored.distances(shorter, training)
     assert distances.shape == (50,) and np.isnan(distances).all()
-    reference = dataclasses.replace(reference, distances=monitored.distances(reference.embeddings, training.embeddings))
+    reference = dataclasses.replace(reference, distances=monitored.distances(reference.embeddings, training))
     window = dataclasses.replace(window, embeddings=shorter, distances=distances)
     compared = drift.compare(reference, window, CLASSES, RATE, MIN_IMAGES)
     assert "embeddings" not in {test.kind for test in compared.tests}
@@ -143,7 +168,7 @@ def test_clean_windows_raise_few_alarms_and_drift_always_does(rng):
 
 
 def test_a_few_images_of_an_unknown_class_are_drift(rng):
-    training = stored_embeddings(rng.normal(size=(500, 8)))
+    training = TrainingEmbeddings(stored_embeddings(rng.normal(size=(500, 8))), np.arange(500) % 2)
 
     def with_distances(side):
         return dataclasses.replace(side, distances=monitored.distances(side.embeddings, training))

@@ -11,7 +11,13 @@ from components.stored import IncompatibleArtifactError
 from serving.monitor import result as results
 from serving.monitor.result import DriftTest, MonitorResult, ResultError, Window
 from trainer_module import image_statistics
-from trainer_module.monitored import MonitoredImages, MonitoredPredictions, distances, stored_embeddings
+from trainer_module.monitored import (
+    MonitoredImages,
+    MonitoredPredictions,
+    TrainingEmbeddings,
+    distances,
+    stored_embeddings,
+)
 
 
 def result_of(alarm=True, version=7):
@@ -65,7 +71,7 @@ def reference(rng):
         version=7, task="classification", classes=("ä", "b", "c"), ignore_id=None, window=(0, 65535), split="test",
         images=num, split_images=40,
     )  # fmt: skip
-    training = stored_embeddings(rng.normal(size=(12, 5)))
+    training = TrainingEmbeddings(stored_embeddings(rng.normal(size=(12, 5))), np.arange(12) % 2)
     images = dataclasses.replace(images, distances=distances(images.embeddings, training))
     return Reference(summary, images, training)
 
@@ -74,7 +80,8 @@ def test_a_reference_is_read_as_it_was_written(reference, tmp_path):
     reference.write(str(tmp_path / "reference"))
     read = Reference.read(str(tmp_path / "reference"))
     assert read.summary == reference.summary and list(read.images.labels) == list(reference.images.labels)
-    np.testing.assert_array_equal(read.training, reference.training)
+    for first, second in zip(read.training, reference.training, strict=True):
+        np.testing.assert_array_equal(first, second)
     for name in ("statistics", "embeddings", "quality", "distances"):
         np.testing.assert_array_equal(getattr(read.images, name), getattr(reference.images, name))
     for first, second in zip(read.images.predictions, reference.images.predictions, strict=True):
@@ -94,6 +101,14 @@ def test_a_reference_of_an_earlier_version_has_no_training_images(reference, tmp
     Reference(reference.summary, earlier).write(str(tmp_path))
     read = Reference.read(str(tmp_path))
     assert read.training is None and read.images.distances is None
+
+
+def test_distances_of_another_kind_of_an_earlier_version_are_not_compared(reference, tmp_path):
+    reference.write(str(tmp_path))
+    with np.load(tmp_path / "reference.npz") as arrays:
+        np.savez(tmp_path / "reference.npz", **{name: arrays[name] for name in arrays if name != "training_groups"})
+    read = Reference.read(str(tmp_path))
+    assert read.training is None and read.images.distances is None and len(read.images) == len(reference.images)
 
 
 def test_a_reference_of_another_version_is_refused(reference, tmp_path, monkeypatch):
