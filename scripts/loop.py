@@ -81,7 +81,9 @@ def print_heading(text: str) -> None:
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["__main__", "pipeline.execution.local_run", "pipeline.monitoring.monitor"])
+# Modules whose import imports TensorFlow and TFX, which most modules of the commands put off until they run.
+_PRELOADED = ("pipeline.dag", "pipeline.execution.node_runner", "pipeline.monitoring.monitor")
+_PROCESSES.set_forkserver_preload(["__main__", *_PRELOADED])
 
 
 def _command(arguments: Sequence[str], output: str) -> None:
