@@ -69,9 +69,9 @@ class Comparer:
         self._task = tasks.get(options.task.name)
         model = keras_file.load(keras_path)
         self._apply = tf.function(
-            lambda images: model(tf.cast(images, tf.float32), training=False), reduce_retracing=True
+            lambda images: model(tf.cast(images, tf.float32), training=False), reduce_retracing=True, autograph=False
         )
-        self._decode = tf.function(lambda outputs, sizes: self._task.decode(outputs, options, sizes))
+        self._decode = tf.function(lambda outputs, sizes: self._task.decode(outputs, options, sizes), autograph=False)
 
     def compare(self, examples: Sequence[Mapping[str, tf.train.Feature]]) -> Iterator[ComparedPrediction]:
         """Compares a batch of parsed raw examples; those whose score is undefined are left out."""

@@ -95,10 +95,14 @@ def in_dataset(
     """
     if not options.active():
         return data
+
+    @tf.autograph.experimental.do_not_convert
+    def augment_batch(batch_seed: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        return augment(batch_seed, *batch)
+
     seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-    augmented = tf.data.Dataset.zip((seeds.batch(2, drop_remainder=True), data)).map(
-        lambda batch_seed, batch: augment(batch_seed, *batch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    batches = tf.data.Dataset.zip((seeds.batch(2, drop_remainder=True), data))
+    augmented = batches.map(augment_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return augmented.prefetch(tf.data.AUTOTUNE)
 
 

@@ -23,9 +23,11 @@ class DataWait:
         """Returns the same batches, each request timed; `data` should end with a prefetch."""
 
         # A zip reads its parts in order: first the clock, then the batch.
+        @tf.autograph.experimental.do_not_convert
         def request_time(_: tf.Tensor) -> tf.Tensor:
             return tf.timestamp()
 
+        @tf.autograph.experimental.do_not_convert
         def add_wait(since: tf.Tensor, batch: Any) -> Any:
             with tf.control_dependencies(tf.nest.flatten(batch)):
                 added = self._seconds.assign_add(tf.timestamp() - since)

@@ -161,7 +161,7 @@ def prepare_fit(model: keras.Model, data: tf.data.Dataset) -> None:
             metrics = strategy.run(step, args=(iterator.get_next(),))
             return {name: strategy.reduce("MEAN", value, axis=None) for name, value in metrics.items()}
 
-        return tf.function(function)  # type: ignore[no-any-return]
+        return tf.function(function, autograph=False)  # type: ignore[no-any-return]
 
     model.train_function = over_workers(model.train_step)
     model.test_function = over_workers(model.test_step)

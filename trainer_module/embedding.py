@@ -41,7 +41,7 @@ def from_backbone(name: str, *, weights: str, geometry: Geometry) -> Embed:
 
     backbone = backbones.get(name).build(image_size=geometry.size, weights=weights)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def compute(encoded: tf.Tensor) -> tf.Tensor:
         pixels = preprocessing.decode_and_resize(encoded, geometry, 3)
         return tf.reduce_mean(tf.cast(backbone(tf.cast(pixels, tf.float32), training=False), tf.float32), axis=[1, 2])

@@ -214,9 +214,9 @@ def measurer(
 
     metrics: Sequence[FaithfulnessMetric] = metrics_of(explanation)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def measure(images: tf.Tensor, explained: ExplainedBatch, true_regions: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def score(changed: tf.Tensor) -> tf.Tensor:
             with fused(model):
                 outputs = as_float32(model(changed, training=False))

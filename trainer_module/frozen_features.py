@@ -42,7 +42,7 @@ def frozen_features(
         raise ValueError(f"The encoder has {len(encoder.trainable_weights)} trainable weights; freeze it first.")
     dtype, shape = encoder.output.dtype, encoder.output.shape[1:]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.float32)])
+    @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.float32)], autograph=False)
     def encode(images: tf.Tensor) -> tf.Tensor:
         return encoder(images, training=False)
 

@@ -74,7 +74,7 @@ def explainer(
     network = with_feature_map(model, layer_name)
     channel_weights = _CHANNEL_WEIGHTS[explanation.method(method)]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def explain(images: tf.Tensor, subject: Subject = _CHOSEN_BY_TASK) -> ExplainedBatch:
         images = tf.cast(images, tf.float32)
         with fused(network):

@@ -97,6 +97,7 @@ def read_examples(
       Dataset of (uint8 [h, w, channels], label [...]), of known cardinality.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def decode(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         transformed = transform(serialized)
         pixels = preprocessing.unpack(transformed[features.IMAGE_PIXELS], options.image_size, options.num_channels)

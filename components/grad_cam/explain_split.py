@@ -118,7 +118,7 @@ class _Network:
         model, explained = keras_file.load(keras_path), options.grad_cam
         explanation = tasks.get(options.task.name).explanation
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def predict(images: tf.Tensor) -> Any:
             with fused(model):
                 return grad_cam.as_float32(model(tf.cast(images, tf.float32), training=False))

@@ -86,7 +86,7 @@ def from_saved_model(folder: str, image_size: Size) -> FrozenGraph:
     signatures = getattr(loaded, "signatures", {})
     signature = next((signatures[name] for name in _SIGNATURES if name in signatures), None)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *image_size, 3], tf.float32)])
+    @tf.function(input_signature=[tf.TensorSpec([None, *image_size, 3], tf.float32)], autograph=False)
     def vectors(images: tf.Tensor) -> tf.Tensor:
         if signature is None:
             outputs = loaded(images)

@@ -11,6 +11,7 @@ from trainer_module.options import TransformOptions
 
 
 # TFX Transform calls this function.
+@tf.autograph.experimental.do_not_convert
 def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]) -> dict[str, tf.Tensor]:
     """Maps raw features to model-sized pixels, the label and the pixel statistics of the train split.
 

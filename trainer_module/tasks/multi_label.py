@@ -198,7 +198,7 @@ def _calibrate(model: keras.Model, validation_data: tf.data.Dataset, options: Tr
     if own.thresholds != "best_f1":
         return options
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def predict(images: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32))
 
