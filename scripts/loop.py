@@ -48,12 +48,12 @@ channels = 1
 
 [model]
 name = "scratch_cnn"
-blocks = [[32], [64]]
+blocks = [[16], [32]]
 block_dropout = 0.1
 
 [task]
 name = "classification"
-dense_units = 64
+dense_units = 32
 dropout = 0.2
 
 [training]
