@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
 import io
@@ -202,6 +203,12 @@ def ram_files() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         _module("ram_files").register(patch)
         yield
+
+
+@pytest.fixture
+def set_buffers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Keeps only so many images of a dataset in memory, see `buffers.set_buffers`."""
+    return functools.partial(_module("buffers").set_buffers, monkeypatch)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.image_example_gen import external_sort, files, spooled_items, stored_entries, tables
+from components.image_example_gen import files, tables
 from components.image_example_gen.dataset import inspect_dataset, list_folder
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.layouts import _json, _listed_files, _xml, coco, cvat, label_studio
@@ -41,21 +41,12 @@ VALUES = [
 
 
 @pytest.fixture
-def small_buffers(monkeypatch):
+def small_buffers(set_buffers, monkeypatch):
     """Keeps next to nothing in memory."""
-    for module in (stored_entries, external_sort, spooled_items, _listed_files):
-        monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 3)
-    for module, name, value in (
-        (stored_entries, "ENTRIES_PER_BLOCK", 2),
-        (_listed_files, "_ROWS_PER_BATCH", 2),
-        (tables, "_MOST_ROWS", 2),
-        (external_sort, "_MOST_RUNS", 3),
-        (spooled_items, "_ITEMS_PER_BATCH", 2),
-        (_json, "_MOST_BYTES_IN_MEMORY", 0),
-        (_json, "_BLOCK_BYTES", 7),
-        (_xml, "_BLOCK_BYTES", 7),
-    ):
-        monkeypatch.setattr(module, name, value)
+    set_buffers(3)
+    monkeypatch.setattr(_json, "_MOST_BYTES_IN_MEMORY", 0)
+    for module in (_json, _xml):
+        monkeypatch.setattr(module, "_BLOCK_BYTES", 7)
 
 
 def outcome(root, **options):
@@ -319,17 +310,10 @@ def table_rows(folder, num):
 
 
 @pytest.mark.parametrize("items_of", [coco_images, label_studio_tasks, cvat_images, table_rows])
-def test_memory_does_not_grow_with_the_file(tmp_path, items_of, monkeypatch):
-    for module in (external_sort, spooled_items, _listed_files):
-        monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 250)
-    for module, name, value in (
-        (_listed_files, "_ROWS_PER_BATCH", 125),
-        (external_sort, "_MOST_RUNS", 4),
-        (spooled_items, "_ITEMS_PER_BATCH", 10),
-        (_json, "_MOST_BYTES_IN_MEMORY", 0),
-        (_json, "_BLOCK_BYTES", 2**12),
-    ):
-        monkeypatch.setattr(module, name, value)
+def test_memory_does_not_grow_with_the_file(tmp_path, items_of, set_buffers, monkeypatch):
+    set_buffers(250, runs=4, items=10)
+    monkeypatch.setattr(_json, "_MOST_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr(_json, "_BLOCK_BYTES", 2**12)
 
     monkeypatch.setattr(SpooledItems.__init__, "__defaults__", ((), 1))  # no megabytes in memory
 

@@ -9,28 +9,13 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from components.image_example_gen import external_sort, files, spooled_items, stored_entries, stored_mapping
+from components.image_example_gen import files
 from components.image_example_gen.dataset import list_folder
 from components.image_example_gen.errors import DatasetError
-from components.image_example_gen.layouts import _boxes
 from components.image_example_gen.layouts._boxes import ImageIndex
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.spooled_items import SpooledItems, kept
 from components.image_example_gen.stored_mapping import collect_mapping
-
-
-@pytest.fixture
-def set_buffers(monkeypatch):
-    """Sets the number of items in memory."""
-
-    def run(num):
-        for module in (_boxes, external_sort, spooled_items, stored_entries, stored_mapping):
-            monkeypatch.setattr(module, "IMAGES_PER_PARTITION", num)
-        monkeypatch.setattr(stored_entries, "ENTRIES_PER_BLOCK", -(-num // 2))
-        monkeypatch.setattr(spooled_items, "_ITEMS_PER_BATCH", 2)
-        monkeypatch.setattr(external_sort, "_MOST_RUNS", 3)
-
-    return run
 
 
 def write(root, path, content=b"x"):
@@ -152,7 +137,7 @@ def test_versions_of_the_same_annotations_are_counted_by_images(tmp_path, set_bu
 
 @pytest.mark.parametrize("layout", ["yolo", "voc"])
 def test_memory_does_not_grow_with_the_annotations(tmp_path, layout, set_buffers):
-    set_buffers(400)
+    set_buffers(200)
 
     def peak(num):
         root = tmp_path / str(num)
@@ -180,8 +165,8 @@ def test_memory_does_not_grow_with_the_annotations(tmp_path, layout, set_buffers
         finally:
             tracemalloc.stop()
 
-    peak(500)  # imports
-    assert peak(6000) < 1.3 * peak(1500)
+    peak(300)  # imports
+    assert peak(3000) < 1.3 * peak(750)
 
 
 # --- Images -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from components.image_example_gen import external_sort, files, spooled_items, stored_entries, tables
+from components.image_example_gen import files, stored_entries, tables
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
@@ -27,16 +27,10 @@ from components.image_example_gen.stored_entries import StoredEntries
 
 
 @pytest.fixture
-def small_buffers(monkeypatch):
+def small_buffers(set_buffers, monkeypatch):
     """Keeps next to nothing in memory."""
-    for module in (stored_entries, external_sort, spooled_items, _listed_files):
-        monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 3)
-    monkeypatch.setattr(stored_entries, "ENTRIES_PER_BLOCK", 2)
-    monkeypatch.setattr(_listed_files, "_ROWS_PER_BATCH", 2)
-    monkeypatch.setattr(tables, "_MOST_ROWS", 2)
+    set_buffers(3)
     monkeypatch.setattr(tables, "_BLOCK_BYTES", 5)
-    monkeypatch.setattr(external_sort, "_MOST_RUNS", 3)
-    monkeypatch.setattr(spooled_items, "_ITEMS_PER_BATCH", 2)
 
 
 def outcome(root, **options):
@@ -234,14 +228,8 @@ def test_the_number_of_values_of_a_column_is_counted_up_to_a_limit(tmp_path, mon
     assert note.startswith("column `time` has more than 100 values;")
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
-    for module in (stored_entries, external_sort):
-        monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 500)
-    monkeypatch.setattr(tables, "_MOST_ROWS", 500)
-    monkeypatch.setattr(stored_entries, "ENTRIES_PER_BLOCK", 250)
-    monkeypatch.setattr(_listed_files, "_ROWS_PER_BATCH", 250)
-    monkeypatch.setattr(external_sort, "_MOST_RUNS", 4)
-    monkeypatch.setattr(spooled_items, "_ITEMS_PER_BATCH", 10)
+def test_memory_does_not_grow_with_the_rows(tmp_path, set_buffers):
+    set_buffers(500, runs=4, items=10)
 
     def peak(num):
         root = tmp_path / str(num)
