@@ -48,8 +48,7 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int) -> n
     Args:
       kind: `none`; `balanced`: images / (classes x images of the class), so every class has the same total weight and
         the mean weight of an image is 1.
-      train_data: (images, int64 [n]) batches; read once unless `none`. The numbers of several
-        workers are added.
+      train_data: (images, int64 [n]) batches; read once unless `none`. The numbers of several workers are added.
       num_classes: Number of classes.
 
     Returns:

@@ -85,8 +85,7 @@ def positive_weights(train_data: tf.data.Dataset, num_classes: int) -> np.ndarra
     """Computes weights that give present and absent classes the same total: negatives / positives of each class.
 
     Args:
-      train_data: (images, float32 [n, C]) batches; read once. The numbers of several
-        workers are added.
+      train_data: (images, float32 [n, C]) batches; read once. The numbers of several workers are added.
       num_classes: Number of classes, C.
 
     Returns:

@@ -112,8 +112,7 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int, igno
       kind: `none`; `balanced`: pixels / (classes x pixels of the class), so every class has the same total weight;
         `median_frequency`: median share / share of the class, where a share is that of the pixels in the images that
         contain the class; `log`: 1 / ln(1.02 + share of all pixels), so weights differ at most by a factor of 36.
-      train_data: (images, uint8 [n, h, w]) batches; read once unless `none`. The numbers of several
-        workers are added.
+      train_data: (images, uint8 [n, h, w]) batches; read once unless `none`. The numbers of several workers are added.
       num_classes: Number of classes.
       ignore_id: Label of the ignored pixels.
 

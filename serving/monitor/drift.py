@@ -113,13 +113,14 @@ def _embeddings(
         raise _NotTested(f"the log contains only {len(second):,} embeddings.")
     if first.shape[1] != second.shape[1]:
         raise _NotTested(f"they have {second.shape[1]} dimensions instead of {first.shape[1]}.")
-    has_distances = reference.distances is not None and window.distances is not None
-    tests = len(get_args(Kind)) * (2 if has_distances else 1)
-    level = false_alarm_rate / tests
+    distances = None
+    if reference.distances is not None and window.distances is not None:
+        distances = reference.distances, window.distances
+    level = false_alarm_rate / (len(get_args(Kind)) * (2 if distances else 1))
     result = two_sample.maximum_mean_discrepancy(first, second, math.ceil(_VECTORS_AT_LEVEL / level), seed)
     comparisons = [Comparison("embeddings", "", "maximum mean discrepancy", result)]
-    if reference.distances is not None and window.distances is not None:
-        comparisons.append(_distances(reference.distances, window.distances, level, seed))
+    if distances:
+        comparisons.append(_distances(*distances, level, seed))
     return comparisons
 
 
