@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from components.image_example_gen import external_sort, spooled_items, stored_entries, stored_mapping, tables
+from components.image_example_gen import (
+    external_sort,
+    listing_tasks,
+    span_listing,
+    spooled_items,
+    stored_entries,
+    stored_mapping,
+    tables,
+)
 from components.image_example_gen.layouts import _boxes, _listed_files
 
 
@@ -17,10 +25,11 @@ def set_buffers(monkeypatch: pytest.MonkeyPatch, num: int, *, runs: int = 3, ite
       runs: Number of sorted runs that are merged at once.
       items: Number of items that are written at once.
     """
-    for module in (_boxes, _listed_files, external_sort, spooled_items, stored_entries, stored_mapping):
+    for module in (_boxes, _listed_files, external_sort, listing_tasks, spooled_items, stored_entries, stored_mapping):
         monkeypatch.setattr(module, "IMAGES_PER_PARTITION", num)
     half = -(-num // 2)
-    monkeypatch.setattr(stored_entries, "ENTRIES_PER_BLOCK", half)
+    for module in (listing_tasks, span_listing, stored_entries):
+        monkeypatch.setattr(module, "ENTRIES_PER_BLOCK", half)
     monkeypatch.setattr(_listed_files, "_ROWS_PER_BATCH", half)
     monkeypatch.setattr(tables, "_MOST_ROWS", half)
     monkeypatch.setattr(external_sort, "_MOST_RUNS", runs)

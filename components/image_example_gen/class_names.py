@@ -15,7 +15,6 @@ from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.labels import CLASS_NAMES, has_boxes, has_class_ids, has_sets
 from components.image_example_gen.layouts import Listing
-from components.image_example_gen.stored_entries import collect
 from trainer_module.error_text import did_you_mean
 
 # Between two letters these characters separate words: `hot_dog` is `hot dog`. Before a digit, `-` may be a sign.
@@ -29,10 +28,10 @@ _MOST_CLASSES = 60
 
 
 def rename(listing: Listing, new_names: Mapping[str, str], root: str) -> Listing:
-    """Renames classes in a listing.
+    """Renames the class names of a listing; its entries are renamed where they are listed.
 
     Args:
-      listing: All files.
+      listing: All files; its entries do not matter.
       new_names: `data.rename_classes`.
       root: The data folder.
 
@@ -50,17 +49,18 @@ def rename(listing: Listing, new_names: Mapping[str, str], root: str) -> Listing
         if name not in listing.class_names:
             suggestion = did_you_mean(name, sorted(listing.class_names)) or "."
             raise DatasetError(f"data.rename_classes: {root} has no class `{name}`{suggestion}")
-    entries = collect(
-        entry._replace(
-            label=tuple(
-                (key, tuple(new_names.get(str(value), value) for value in values) if key in CLASS_NAMES else values)
-                for key, values in entry.label
-            )
-        )
-        for entry in listing.entries
-    )
     class_names = frozenset(new_names.get(name, name) for name in listing.class_names)
-    return dataclasses.replace(listing, entries=entries, class_names=class_names)
+    return dataclasses.replace(listing, class_names=class_names)
+
+
+def renamed(entry: Entry, new_names: Mapping[str, str]) -> Entry:
+    """Returns an entry with renamed classes."""
+    return entry._replace(
+        label=tuple(
+            (key, tuple(new_names.get(str(value), value) for value in values) if key in CLASS_NAMES else values)
+            for key, values in entry.label
+        )
+    )
 
 
 def check(listing: Listing, configured: Sequence[str] | None, root: str) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from components.image_example_gen import (
     class_list,
     class_names,
-    corrections,
     files,
     label_sets,
-    labelled_span,
     labels,
     layouts,
     spans,
@@ -27,19 +24,19 @@ from components.image_example_gen.artifact import Correction
 from components.image_example_gen.class_list import Color
 from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnnamedClassesError
-from components.image_example_gen.folder_listing import DatasetFolder, Engine, list_dataset
-from components.image_example_gen.layouts import NESTED, Detection, Folder, LayoutSpec, Listing
-from components.image_example_gen.options import AUTO, DataOptions
-from components.image_example_gen.stored_entries import EntryTotals, Sketch, collect, collect_sorted, with_drawn_train
+from components.image_example_gen.folder_listing import DatasetFolder, list_dataset
+from components.image_example_gen.layouts import NESTED, Listing
+from components.image_example_gen.listing_tasks import Engine, ListedDataset
+from components.image_example_gen.opened_folder import OpenedFolder, open_folder
+from components.image_example_gen.options import DataOptions
+from components.image_example_gen.span_listing import MOST_COUNTED, SPAN_COLUMN, list_spans
+from components.image_example_gen.stored_entries import EntryTotals, Sketch, with_drawn_train
 from trainer_module import features
 from trainer_module.error_text import listed
 from trainer_module.locations import join
 
-SPAN_COLUMN = "span"
-
 # A column with more values than this (an address, a time) is not a slice unless the configuration names it.
 MOST_SLICE_VALUES = 50
-_MOST_COUNTED = 10_000  # of them; each is in memory meanwhile
 _MOST_NAMES = 5
 # The splits of entries that may be trained on.
 _TRAINED = frozenset(("", features.TRAIN))
@@ -138,7 +135,7 @@ def inspect_dataset(location: str, options: DataOptions, engine: Engine | None =
     Args:
       location: A folder, a manifest, or a path with `{SPAN}`; local, or any that TensorFlow's file system reads.
       options: `[data]`.
-      engine: Lists class folders if there are very many images; see `list_dataset`.
+      engine: Lists class folders or spans if there are very many images; see `list_parts`.
 
     Raises:
       DatasetError: If it does not exist, if its layout or a table contradicts itself, or if a class has no images, or
@@ -147,24 +144,23 @@ def inspect_dataset(location: str, options: DataOptions, engine: Engine | None =
     try:
         chosen = spans.resolve(location, options.spans) if spans.has_spans(location) else []
         root = spans.root_of(location)
-        places = [join(root, span.path) for span in chosen] or [location]
-        opened = [_open(each, options) for each in places]
-        if all(map(_has_separate_folders, opened)):
-            listed = _list_separately(root if chosen else opened[0].root, opened, chosen, options, engine)
+        first, *others = [join(root, span.path) for span in chosen] or [location]
+        opened = [open_folder(first, options)]
+        if opened[0].has_separate_folders():
+            opened += [open_folder(each, options) for each in others]
+        if len(opened) > len(others) and all(each.has_separate_folders() for each in opened):
+            whole = _list_separately(root if chosen else opened[0].root, opened, chosen, options, engine)
         else:
-            parts = [_list(each) for each in opened]
-            listed = _complete(_merge_spans(root, chosen, parts) if chosen else parts[0], chosen, options)
+            whole = list_spans(root if chosen else opened[0].root, opened[0], chosen, options, engine)
     except files.UnreadableFileError as error:
         raise DatasetError(str(error)) from None
-    dataset = _describe(listed, chosen, options)
+    class_names.check(whole.listing, options.classes, whole.root)
+    dataset = _describe(whole, chosen, options)
     try:
-        _refuse_untrainable(location, dataset, listed, is_detected=bool(listed.part.detection.evidence))
+        _refuse_untrainable(location, dataset, whole, is_detected=bool(whole.detection.evidence))
     except LayoutError as error:
-        raise LayoutError(f"{error}{listed.part.detection}") from None
+        raise LayoutError(f"{error}{whole.detection}") from None
     return dataset
-
-
-# === Listing ===
 
 
 def list_folder(location: str, options: DataOptions) -> Listing:
@@ -173,143 +169,17 @@ def list_folder(location: str, options: DataOptions) -> Listing:
     Raises:
       DatasetError: If its layout or a table contradicts itself.
     """
-    return _list(_open(location, options)).listing
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A folder whose layout is known.
-
-    Attributes:
-      root: The folder that all paths start from.
-      folder: The files and folders directly in it.
-      options: `[data]`, as the folder requires it.
-      layout: Its layout.
-      detection: Why that layout was chosen.
-    """
-
-    root: str
-    folder: Folder
-    options: DataOptions
-    layout: LayoutSpec
-    detection: Detection
-
-    @contextlib.contextmanager
-    def with_evidence(self) -> Iterator[None]:
-        """Adds the evidence to the errors of the layout."""
-        try:
-            yield
-        except LayoutError as error:
-            raise LayoutError(f"{error}{self.detection}") from None
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One folder, or several spans of the same layout.
-
-    Attributes:
-      root: The folder that all paths start from.
-      layout: Its layout.
-      detection: Why that layout was chosen.
-      listing: Its files.
-    """
-
-    root: str
-    layout: LayoutSpec
-    detection: Detection
-    listing: Listing
-
-
-def _open(location: str, options: DataOptions) -> _Opened:
-    root = location.rstrip("/")
-    if root.endswith(tables.SUFFIXES) and files.is_file(root):
-        options = options.model_copy(update={"manifest": root})
-        root = root.rpartition("/")[0]
-    if not files.is_folder(root):
-        raise DatasetError(f"The data folder {root} does not exist. Set data.path, or give --data DIR.")
-    # Corrections in the data folder are not another table of labels.
-    folder = Folder(root, tuple(file for file in files.listing(root) if join(root, file.path) != options.corrections))
-    for file in folder.files:
-        if file.is_folder and file.problem:
-            raise DatasetError(f"{join(root, files.readable(file.path))}: {file.problem}.")
-    if labelled_span.is_one(root):
-        options = labelled_span.options_of(options)
-    detection = layouts.detect(folder, options) if options.layout == AUTO else Detection(options.layout)
-    layout = layouts.get(detection.layout)
-    for key, advice in layout.unsupported_options.items():
-        if value := getattr(options, key):
-            raise DatasetError(f'data.{key} = {value} cannot be used with data.layout = "{layout.name}". {advice}')
-    return _Opened(root, folder, options, layout, detection)
-
-
-def _list(opened: _Opened) -> _Part:
-    root, options = opened.root, opened.options
-    with opened.with_evidence():
-        listing = label_sets.convert(opened.layout.list_entries(opened.folder, options), options, root)
-    return _Part(root, opened.layout, opened.detection, listing)
-
-
-def _merge_spans(root: str, chosen: Sequence[spans.Span], parts: Sequence[_Part]) -> _Part:
-    """Merges the listings of spans; paths start from the folder above the spans.
-
-    Spans may differ in layout, unless one consists of files of many examples, and in columns: an image without a value
-    has `tables.UNKNOWN`. A single span is not an exception: the next run may read two, and slices and paths, which
-    corrections refer to, should not change.
-    """
-    listings = [_add_span_column(part, span.number) for part, span in zip(parts, chosen, strict=True)]
-    layout_names = {part.layout.name for part in parts}
-    has_containers = any(part.layout.entries_are_containers for part in parts)
-    if (has_containers and len(layout_names) > 1) or len({listing.label_features for listing in listings}) > 1:
-        raise DatasetError(f"{root}: the spans differ in layout or labels. Set data.spans to one of them.")
-    known_lists = {listing.class_list for listing in listings} - {class_list.NO_CLASS_LIST}
-    has_ids = labels.has_class_ids(listings[0].label_features)
-    if len(known_lists) > 1 or (has_ids and len({listing.class_list for listing in listings}) > 1):
-        raise DatasetError(f"{root}: {class_list.CLASSES_FILE} is not the same in all spans. Set data.classes.")
-    columns = tuple(dict.fromkeys(column for listing in listings for column in listing.columns))
-    first, *others = (
-        listing.with_columns(columns, tables.UNKNOWN).below(span.path)
-        for span, listing in zip(chosen, listings, strict=True)
-    )
-    first = dataclasses.replace(first, class_list=next(iter(known_lists), class_list.NO_CLASS_LIST))
-    return dataclasses.replace(parts[0], root=root, listing=first.merged(others))
-
-
-def _add_span_column(part: _Part, number: int) -> Listing:
-    listing = part.listing
-    if part.layout.entries_are_containers:
-        return listing  # the examples have all their slices
-    if SPAN_COLUMN in listing.columns:
-        raise DatasetError(
-            f"{part.root}: the column `{SPAN_COLUMN}` is reserved for the number of the span. Rename it."
-        )
-    entries = collect(entry._replace(slices=(*entry.slices, str(number))) for entry in listing.entries)
-    return dataclasses.replace(listing, entries=entries, columns=(*listing.columns, SPAN_COLUMN))
-
-
-# === Listing folder by folder ===
-
-
-def _has_separate_folders(opened: _Opened) -> bool:
-    """Whether folders decide about their files, and nothing else does: no table, and no label that is a set."""
-    options = opened.options
-    tables_ = (options.metadata_csv, options.group_column, options.corrections)
-    return (
-        opened.layout.class_folders is not None
-        and not any(tables_)
-        and all(file.path != tables.METADATA_FILE for file in opened.folder.files)
-        and not options.allows_label_sets
-        and options.labels_from == AUTO
-    )
+    return open_folder(location, options).list_files()
 
 
 def _list_separately(
     root: str,
-    opened: Sequence[_Opened],
+    opened: Sequence[OpenedFolder],
     chosen: Sequence[spans.Span],
     options: DataOptions,
     engine: Engine | None,
-) -> _Listed:
-    """Lists class folders, and does what `_complete` does, folder by folder."""
+) -> ListedDataset:
+    """Lists class folders, of all spans."""
     folders, refused = list[DatasetFolder](), list[RefusedFile]()
     for number, each in enumerate(opened):
         base, slices = (chosen[number].path, (str(chosen[number].number),)) if chosen else ("", ())
@@ -324,89 +194,49 @@ def _list_separately(
     entries, listed = list_dataset(root, folders, options, engine)
     refused += listed.refused
     listing = dataclasses.replace(listing, entries=entries, refused=tuple(refused), notes=listed.masks.notes())
-    class_names.check(listing, options.classes, root)
-    assigned = _assign_splits(entries, listed.totals, options)
-    digest = hashlib.sha256(repr((assigned.has_drawn_train, *chosen)).encode())
-    for folder_digest in listed.digests:
-        digest.update(folder_digest)
-    part = _Part(root, opened[0].layout, opened[0].detection, listing)
-    return _Listed(part, assigned.entries, assigned.totals, assigned.own_splits, digest, sketch=listed.sketch)
+    slice_values = {SPAN_COLUMN: {str(span.number) for span in chosen}} if chosen else {}
+    return ListedDataset(root, opened[0].layout.name, opened[0].detection, listing, listed, slice_values)
 
 
 # === Completing ===
 
 
-class _Listed(NamedTuple):
-    """A dataset with its classes and splits.
-
-    Attributes:
-      part: Its listing.
-      entries: The files to read, by path, with the splits that the dataset assigns.
-      totals: Numbers of the entries.
-      own_splits: The splits that the dataset assigns.
-      digest: Of the entries.
-      corrections: The images that `data.corrections` decides about.
-      sketch: As in `Dataset`.
-    """
-
-    part: _Part
-    entries: Sequence[Entry]
-    totals: EntryTotals
-    own_splits: tuple[str, ...]
-    digest: Any
-    corrections: tuple[Correction, ...] = ()
-    sketch: Sketch = ()
-
-
-def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -> _Listed:
-    """Renames classes, applies corrections, and assigns splits."""
-    listing = class_names.rename(part.listing, options.rename_classes, part.root)
-    listing = label_sets.normalize(listing, options.classes)
-    listing, corrected = corrections.apply(listing, options, part.root, has_spans=bool(chosen))
-    class_names.check(listing, options.classes, part.root)
-    entries = collect_sorted(
-        entry._replace(split=entry.split or options.split_of(entry.path)) for entry in listing.entries
-    )
-    assigned = _assign_splits(entries, EntryTotals.of(entries), options)
-    digest = hashlib.sha256()
-    for item in itertools.chain(chosen, assigned.entries):
-        digest.update(repr(item).encode())
-    part = dataclasses.replace(part, listing=listing)
-    return _Listed(part, assigned.entries, assigned.totals, assigned.own_splits, digest, corrected)
-
-
-def _describe(listed: _Listed, chosen: Sequence[spans.Span], options: DataOptions) -> Dataset:
-    """Derives what follows from all entries: classes, slices, fingerprint."""
-    part, listing = listed.part, listed.part.listing
+def _describe(whole: ListedDataset, chosen: Sequence[spans.Span], options: DataOptions) -> Dataset:
+    """Derives what follows from all entries: splits, classes, slices, fingerprint."""
+    listing = whole.listing
+    assigned = _assign_splits(listing.entries, whole.sums.totals, options)
+    digest = hashlib.sha256(repr((assigned.has_drawn_train, *chosen)).encode())
+    for part_digest in whole.sums.digests:
+        digest.update(part_digest)
     refused = tuple(sorted(listing.refused))
     for file in refused:
-        listed.digest.update(repr(file).encode())
-    slice_columns, notes = _slice_columns(listing.columns, listed.entries, chosen)
+        digest.update(repr(file).encode())
+    slice_columns, notes = _slice_columns(listing.columns, whole.slice_values)
     classes = _classes(listing, options)
     if labels.has_sets(listing.label_features):
-        label_sets.refuse_separator(classes, part.root)
-    _check_mask_settings(part, classes, options)
+        label_sets.refuse_separator(classes, whole.root)
+    _check_mask_settings(whole, classes, options)
     newest = chosen[-1] if chosen else None
     return Dataset(
-        layout=part.layout.name,
-        root=part.root,
+        layout=whole.layout,
+        root=whole.root,
         label_features=listing.label_features,
-        entries=listed.entries,
+        entries=assigned.entries,
         refused=refused,
         classes=classes,
         ignore_id=listing.class_list.ignore_id if options.ignore_id is None else options.ignore_id,
         colors=listing.class_list.colors,
         ignored_colors=listing.class_list.ignored_colors,
-        own_splits=listed.own_splits,
+        own_splits=assigned.own_splits,
         columns=listing.columns,
         slice_columns=slice_columns,
         span=newest.number if newest else 0,
         version=newest.version if newest else 0,
-        fingerprint=listed.digest.hexdigest(),
-        corrections=listed.corrections,
+        fingerprint=digest.hexdigest(),
+        corrections=whole.corrections,
         notes=(*listing.notes, *notes),
-        totals=listed.totals,
-        sketch=listed.sketch,
+        totals=assigned.totals,
+        sketch=whole.sums.sketch,
     )
 
 
@@ -439,42 +269,33 @@ def _classes(listing: Listing, options: DataOptions) -> tuple[str, ...]:
     return options.classes or listing.class_list.names or tuple(sorted(listing.class_names))
 
 
-def _check_mask_settings(part: _Part, classes: Sequence[str], options: DataOptions) -> None:
+def _check_mask_settings(whole: ListedDataset, classes: Sequence[str], options: DataOptions) -> None:
     """Refuses settings of masks without masks, and values of masks that do not fit the classes."""
-    if not labels.has_class_ids(part.listing.label_features):
+    if not labels.has_class_ids(whole.listing.label_features):
         for key in ("mask_colors", "mask_values"):
             if getattr(options, key):
-                raise DatasetError(f"data.{key} is set, but {part.root} has no masks. Remove it.")
+                raise DatasetError(f"data.{key} is set, but {whole.root} has no masks. Remove it.")
     elif options.mask_values:
-        if part.listing.class_list.colors:
+        if whole.listing.class_list.colors:
             raise DatasetError(
-                f"{part.root}: data.mask_values and the colours of the classes exclude each other. Remove one of them."
+                f"{whole.root}: data.mask_values and the colours of the classes exclude each other. Remove one of them."
             )
         if classes and len(options.mask_values) != len(classes):
             raise DatasetError(
-                f"{part.root}: data.mask_values has {len(options.mask_values)} values for {len(classes)} classes "
+                f"{whole.root}: data.mask_values has {len(options.mask_values)} values for {len(classes)} classes "
                 f"({listed(classes, _MOST_NAMES)}). The value at index i is class i."
             )
 
 
-def _slice_columns(
-    columns: Sequence[str], entries: Sequence[Entry], chosen: Sequence[spans.Span]
-) -> tuple[tuple[str, ...], list[str]]:
+def _slice_columns(columns: Sequence[str], values: Mapping[str, Collection[str]]) -> tuple[tuple[str, ...], list[str]]:
     """Returns the columns that are slices by default, and notes about the others."""
-    values: dict[str, set[str]] = {column: set() for column in columns}
-    if has_spans := bool(chosen) and SPAN_COLUMN in columns:
-        values[SPAN_COLUMN] = {str(span.number) for span in chosen}
-    # A dataset without other columns is not read for them.
-    for entry in entries if len(columns) > has_spans else ():
-        for column, value in zip(columns, entry.slices, strict=False):  # files of many examples have none
-            if len(values[column]) <= _MOST_COUNTED:
-                values[column].add(value)
     slice_columns, notes = [], []
-    for column, known in values.items():
-        if len(known) <= MOST_SLICE_VALUES:
+    for column in columns:
+        num_values = len(values.get(column, ()))
+        if num_values <= MOST_SLICE_VALUES:
             slice_columns.append(column)
         else:
-            number = f"{len(known):,}" if len(known) <= _MOST_COUNTED else f"more than {_MOST_COUNTED:,}"
+            number = f"{num_values:,}" if num_values <= MOST_COUNTED else f"more than {MOST_COUNTED:,}"
             notes.append(f"column `{column}` has {number} values; it is a slice only if evaluation.slices names it")
     return tuple(slice_columns), notes
 
@@ -482,9 +303,10 @@ def _slice_columns(
 # === Checking ===
 
 
-def _refuse_untrainable(location: str, dataset: Dataset, listed: _Listed, *, is_detected: bool) -> None:
+def _refuse_untrainable(location: str, dataset: Dataset, whole: ListedDataset, *, is_detected: bool) -> None:
     """Refuses a dataset without images, with fewer than two classes, or with a class that cannot be trained on."""
-    listing, totals = listed.part.listing, listed.totals
+    listing, totals = whole.listing, dataset.totals
+    assert totals is not None
     if not dataset.entries and not listing.class_names:
         examples = "".join(f"\n  {file.path}: {file.reason}" for file in dataset.refused[:_MOST_NAMES])
         notes = "".join(f"\n  {note}" for note in dataset.notes)

@@ -34,7 +34,7 @@ from components.image_example_gen.division import divide
 from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
 from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Exchange, LocalExchange
-from components.image_example_gen.folder_listing import ListingPlace
+from components.image_example_gen.listing_tasks import ListingPlace
 from components.image_example_gen.observations import USED_BITS, Observations
 from components.image_example_gen.options import ExampleGenOptions, ExampleGenParameter
 from components.image_example_gen.shards import WorkFolder

@@ -7,7 +7,7 @@ the boxes of an image. Sets are sorted, so that `cat|dog` and `dog|cat` are the 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from components.image_example_gen.entries import Entry
     from components.image_example_gen.layouts import Listing
     from components.image_example_gen.options import DataOptions
+    from components.image_example_gen.stored_entries import EntryTotals
 
 # Between class names in tables, and in responses of the model.
 SEPARATOR = tables.LIST_SEPARATOR
@@ -67,35 +68,22 @@ def convert(listing: Listing, options: DataOptions, root: str) -> Listing:
     )
 
 
-def normalize(listing: Listing, configured: Sequence[str] | None) -> Listing:
-    """Removes repeated classes, which renaming can cause, and classes that `data.classes` does not name.
+def are_listed(listing: Listing) -> bool:
+    """Whether images have sets of classes that are known before they are read; those from boxes are not."""
+    return labels.has_sets(listing.label_features) and bool(listing.class_names)
 
-    Args:
-      listing: All files, with classes renamed as configured.
-      configured: `data.classes`.
 
-    Returns:
-      The listing as it is if its images do not have sets of classes, or if the sets come from boxes: those of other
-      classes are removed already.
+class RemovedLabels:
+    """Removes repeated classes, which renaming can cause, and classes that `data.classes` does not name: counts these.
+
+    Attributes:
+      counts: Number of removed labels by class.
     """
-    if not labels.has_sets(listing.label_features) or not listing.class_names:
-        return listing
-    removed = _RemovedLabels(configured)
-    entries = collect(map(removed.normalized, listing.entries))
-    return dataclasses.replace(
-        listing,
-        entries=entries,
-        class_names=listing.class_names - removed.counts.keys(),
-        notes=(*listing.notes, *removed.notes(), *_constant_classes(entries)),
-    )
 
-
-class _RemovedLabels:
-    """Removes the labels that `data.classes` does not name, and counts them."""
-
-    def __init__(self, configured: Sequence[str] | None) -> None:
+    def __init__(self, configured: Sequence[str] | None = None) -> None:
+        """Removes the classes that are not configured; none by default."""
         self.counts: Counter[str] = Counter()
-        self._paths: dict[str, list[str]] = defaultdict(list)
+        self._paths: dict[str, list[str]] = {}
         self._configured = configured
 
     def normalized(self, entry: Entry) -> Entry:
@@ -105,10 +93,19 @@ class _RemovedLabels:
             return entry
         kept = [str(name) for name in names if self._configured is None or name in self._configured]
         for name in {*map(str, names)} - {*kept}:
-            self.counts[name] += 1
-            if self.counts[name] <= _MOST_NAMES:
-                self._paths[name].append(files.readable(entry.path))
+            self._add(name, 1, [files.readable(entry.path)])
         return entry._replace(label=labels.of_classes(kept))
+
+    def merge(self, later: RemovedLabels) -> None:
+        """Adds those of later entries."""
+        for name, count in later.counts.items():
+            self._add(name, count, later._paths[name])
+
+    def _add(self, name: str, count: int, paths: Sequence[str]) -> None:
+        self.counts[name] += count
+        known = self._paths.setdefault(name, [])
+        if len(known) < _MOST_NAMES:
+            known += paths[: _MOST_NAMES - len(known)]
 
     def notes(self) -> list[str]:
         """Returns a note for every class."""
@@ -119,18 +116,30 @@ class _RemovedLabels:
         ]
 
 
-def _constant_classes(entries: Sequence[Entry]) -> list[str]:
+def without_removed(listing: Listing, removed: RemovedLabels, totals: EntryTotals) -> Listing:
+    """Returns a listing without the classes that were removed from its entries, and with notes about them.
+
+    Args:
+      listing: All files, with classes renamed as configured; its entries do not matter.
+      removed: The labels that were removed.
+      totals: Numbers of the entries.
+    """
+    if not are_listed(listing):
+        return listing
+    return dataclasses.replace(
+        listing,
+        class_names=listing.class_names - removed.counts.keys(),
+        notes=(*listing.notes, *removed.notes(), *_constant_classes(totals)),
+    )
+
+
+def _constant_classes(totals: EntryTotals) -> list[str]:
     """Reports classes that every image has."""
-    if not entries:
-        return []
-    common = set(entries[0].classes)
-    for entry in entries:
-        common.intersection_update(entry.classes)
-        if not common:
-            break
+    num_images, counts = totals.images.total(), totals.classes()
     return [
-        f"all {len(entries):,} images have the class `{name}`: there is nothing to learn about it"
-        for name in sorted(common)
+        f"all {num_images:,} images have the class `{name}`: there is nothing to learn about it"
+        for name in sorted(counts)
+        if counts[name] == num_images
     ]
 
 

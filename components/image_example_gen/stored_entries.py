@@ -225,10 +225,10 @@ def collect(entries: Iterable[Entry]) -> Sequence[Entry]:
     return StoredEntries(folder, blocks, temporary=temporary)
 
 
-def collect_sorted(entries: Iterable[Entry]) -> Sequence[Entry]:
-    """Keeps entries in the order of their paths, and of the rest where these are equal; see `collect`."""
+def sorted_by_path(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Sorts entries outside of memory: by their paths, and by the rest where these are equal."""
     groups = grouped_by_key((entry.path, tuple(entry)) for entry in entries)
-    return collect(Entry._make(values) for _, same in groups for values in sorted(same))
+    return (Entry._make(values) for _, same in groups for values in sorted(same))
 
 
 def with_drawn_train(entries: Sequence[Entry]) -> Sequence[Entry]:

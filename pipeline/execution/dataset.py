@@ -11,7 +11,7 @@ from components.evaluator.options import CORRUPTION, LABEL_GROUP, SEVERITY, SLIC
 from components.image_example_gen import files, labels, layouts, limits
 from components.image_example_gen.dataset import Dataset, inspect_dataset, remember
 from components.image_example_gen.errors import DatasetError, UnnamedClassesError
-from components.image_example_gen.folder_listing import Engine, ListingPlace
+from components.image_example_gen.listing_tasks import Engine, ListingPlace
 from components.image_example_gen.options import ExampleGenOptions
 from components.image_example_gen.shards import WorkFolder
 from components.image_example_gen.stored_entries import TemporaryFolder

@@ -223,7 +223,8 @@ def test_the_number_of_values_of_a_column_is_counted_up_to_a_limit(tmp_path, mon
     write_table(tmp_path / "manifest.csv", rows)
     notes = inspect_dataset(str(tmp_path), DataOptions()).notes
     assert "column `time` has 120 values; it is a slice only if evaluation.slices names it" in notes
-    monkeypatch.setattr("components.image_example_gen.dataset._MOST_COUNTED", 100)
+    for module in ("dataset", "span_listing"):
+        monkeypatch.setattr(f"components.image_example_gen.{module}.MOST_COUNTED", 100)
     (note,) = inspect_dataset(str(tmp_path), DataOptions()).notes
     assert note.startswith("column `time` has more than 100 values;")
 

@@ -4,6 +4,7 @@ import dataclasses
 import http.server
 import json
 import os
+import pickle
 import threading
 import time
 import urllib.parse
@@ -15,6 +16,7 @@ from components.image_example_gen import (
     dataset,
     files,
     folder_listing,
+    listing_tasks,
     mixed_shards,
     object_store,
     shards,
@@ -24,8 +26,9 @@ from components.image_example_gen.dataset import inspect_dataset, listed_dataset
 from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.exchange import LocalExchange
-from components.image_example_gen.folder_listing import ListingPlace
 from components.image_example_gen.layouts import class_folders, split_folders
+from components.image_example_gen.listing_tasks import ListingPlace
+from components.image_example_gen.opened_folder import OpenedFolder
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.shards import WorkFolder
 from components.image_example_gen.stored_entries import EntryTotals, StoredEntries
@@ -36,10 +39,11 @@ class ManyTasks:
 
     def run(self, tasks, mapper, num_partitions, reducer):
         """Runs a step in this process."""
+        mapper, reducer = pickle.loads(pickle.dumps((mapper, reducer)))
 
         def shuffled(partition, blocks):
             np.random.default_rng(partition).shuffle(blocks)
-            return reducer(partition, blocks)
+            return pickle.loads(pickle.dumps(reducer(partition, blocks)))
 
         yield from LocalExchange().run(tasks, mapper, num_partitions, shuffled)
 
@@ -47,12 +51,13 @@ class ManyTasks:
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Keeps the entries of more than a few images in files."""
-    for module in (folder_listing, mixed_shards):
+    for module in (listing_tasks, mixed_shards):
         monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 7)
         monkeypatch.setattr(module, "ENTRIES_PER_BLOCK", 3)
     monkeypatch.setattr(stored_entries, "SKETCH_SIZE", 9)
-    for name, number in (("_MOST_TASKS", 4), ("_MOST_IN_PROCESS", 5), ("_FOLDERS_AT_A_TIME", 1)):
-        monkeypatch.setattr(folder_listing, name, number)
+    monkeypatch.setattr(folder_listing, "_FOLDERS_AT_A_TIME", 1)
+    for name, number in (("_MOST_TASKS", 4), ("_MOST_IN_PROCESS", 5)):
+        monkeypatch.setattr(listing_tasks, name, number)
 
 
 # --- Once -------------------------------------------------------------------------------------------------------
@@ -129,7 +134,7 @@ def test_a_folder_that_cannot_be_listed_stops_the_run(class_folders, tmp_path, m
         return list_folder(location)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    monkeypatch.setattr(folder_listing, "_MOST_IN_PROCESS", 1)
+    monkeypatch.setattr(listing_tasks, "_MOST_IN_PROCESS", 1)
     monkeypatch.setattr(folder_listing, "_FOLDERS_AT_A_TIME", 1)
     place = ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))
     for engine in (None, lambda: place):
@@ -312,7 +317,7 @@ def test_any_folders_are_listed_as_one_after_another(tmp_path, monkeypatch, smal
             write_tree(tmp_path / "spans" / f"day-{number}", seed + number * 3)
         location, options = f"{tmp_path}/spans/day-{{SPAN}}", options.model_copy(update={"spans": "all"})
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "_has_separate_folders", lambda opened: False)
+        patch.setattr(OpenedFolder, "has_separate_folders", lambda opened: False)
         for layout in (class_folders, split_folders):
             patch.setattr(layout, "list_classes", reference_listing.list_classes)
         expected = outcome(location, options)
@@ -322,8 +327,8 @@ def test_any_folders_are_listed_as_one_after_another(tmp_path, monkeypatch, smal
             assert listed == expected
             continue
         assert isinstance(listed.entries, StoredEntries) and listed.entries.is_shared == (engine is not None)
-        assert tuple(listed.entries) == expected.entries and listed.num_bytes == expected.num_bytes
-        same = {"entries": (), "fingerprint": "", "sketch": ()}
+        assert tuple(listed.entries) == tuple(expected.entries) and listed.num_bytes == expected.num_bytes
+        same = {"entries": (), "fingerprint": ""}
         assert dataclasses.replace(listed, **same) == dataclasses.replace(expected, **same)
         smallest = stored_entries.sketch(expected.entries)
         assert [(digest, entry.path) for digest, entry in listed.sketch] == [
@@ -371,6 +376,110 @@ def test_large_classes_that_look_alike_are_counted(class_folders, small_blocks):
     root = class_folders({"cat": 9, "Cat": 5, "dog": 3})
     with pytest.raises(DatasetError, match=r"`Cat` \(5 images, such as Cat/0.png, Cat/1.png\) and `cat` \(9 images"):
         inspect_dataset(str(root), DataOptions())
+
+
+# --- Spans ------------------------------------------------------------------------------------------------------
+
+
+def write_manifest(root, rng, columns, cell=lambda name: name):
+    """Writes a span of images with a manifest, whose other columns are given."""
+    (root / "images").mkdir(parents=True)
+    lines = [",".join(["path", "label", *columns])]
+    for number in range(int(rng.integers(4, 12))):
+        (root / "images" / f"{number}.png").write_bytes(b"x" * int(rng.integers(1, 9)))
+        path = [f"images/{number}.png", f"images\\{number}.png", f"{number}"][int(rng.choice(3, p=[0.8, 0.1, 0.1]))]
+        label = cell(["cat", "dog", "cow"][number % 3])
+        lines.append(",".join([path, label, *(str(rng.choice(["a", "b"])) for _ in columns)]))
+    (root / "manifest.csv").write_text("\n".join([*lines, "images/lost.png,cat" + "," * len(columns), ""]))
+
+
+def write_metadata(root, rng):
+    """Writes a span of class folders with a table of metadata."""
+    lines = ["filename,site"]
+    for number in range(9):
+        path = root / ["cat", "dog", "cow"][number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * int(rng.integers(1, 9)))
+        if number != 4:
+            lines.append(f"{path.relative_to(root)},{rng.choice(['a', 'b'])}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+
+
+def write_boxes(root, rng):
+    """Writes a span in COCO's format."""
+    (root / "images").mkdir(parents=True)
+    document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
+    for number in range(int(rng.integers(3, 9))):
+        (root / "images" / f"{number}.png").write_bytes(b"x")
+        document["images"].append({"id": number, "file_name": f"{number}.png", "width": 9, "height": 9})
+        box = {"id": number, "image_id": number, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
+        document["annotations"].append(box | {"category_id": 1 + number % 2})
+    (root / "instances.json").write_text(json.dumps(document))
+
+
+KINDS = {
+    "manifest": lambda root, rng: write_manifest(root, rng, ["site"]),
+    "sets": lambda root, rng: write_manifest(root, rng, ["site"], lambda name: f"{name}|dog|rare"),
+    "metadata": write_metadata,
+    "boxes": write_boxes,
+}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "options"),
+    [
+        (["manifest"], {}),
+        (["manifest"], {"rename_classes": {"cow": "ox"}, "group_pattern": r"(\d)\.png"}),
+        (["sets"], {"labels_per_image": "any", "classes": ["cat", "cow", "dog"]}),
+        (["metadata"], {"split_pattern": r"(?P<test>-11/)"}),
+        (["manifest", "metadata"], {}),
+        (["boxes"], {}),
+        (["boxes"], {"labels_from": "boxes"}),
+    ],
+)
+def test_an_engine_lists_the_spans_of_any_layout(tmp_path, rng, request, kinds, options):
+    for number in range(8, 13):  # in another order than their names
+        KINDS[kinds[number % len(kinds)]](tmp_path / "data" / f"day-{number}", rng)
+    location, options = f"{tmp_path}/data/day-{{SPAN}}", DataOptions(spans="all", **options)
+    expected = inspect_dataset(location, options)
+    assert {entry.path.partition("/")[0] for entry in expected.entries} == {f"day-{number}" for number in range(8, 13)}
+    assert [entry.path for entry in expected.entries] == sorted(entry.path for entry in expected.entries)
+    request.getfixturevalue("small_blocks")
+    place = ListingPlace(ManyTasks(), WorkFolder(str(tmp_path / "work")))
+    os.mkdir(place.folder.location)
+    listed = inspect_dataset(location, options, lambda: place)
+    assert isinstance(listed.entries, StoredEntries) and listed.entries.is_shared
+    assert tuple(listed.entries) == expected.entries and len(listed.sketch) == 9
+    assert dataclasses.replace(listed, entries=(), sketch=()) == dataclasses.replace(expected, entries=(), sketch=())
+
+
+def test_spans_with_other_columns_are_completed(tmp_path, rng, small_blocks):
+    for number, columns in enumerate((["site"], ["site", "day"], ["day"])):
+        write_manifest(tmp_path / "data" / f"day-{number}", rng, columns)
+    location, options = f"{tmp_path}/data/day-{{SPAN}}", DataOptions(spans="all")
+    listed = [
+        inspect_dataset(location, options, engine)
+        for engine in (None, lambda: ListingPlace(ManyTasks(), WorkFolder(str(tmp_path))))
+    ]
+    assert listed[0].fingerprint == listed[1].fingerprint and listed[0].columns == ("site", "span", "day")
+    for each in listed:
+        assert each.slice_columns == ("site", "span", "day")
+        for entry in each.entries:
+            site, span, day = entry.slices
+            assert entry.path.startswith(f"day-{span}/")
+            assert (site == "unknown", day == "unknown") == (span == "2", span == "0")
+    assert isinstance(listed[1].entries, tuple)  # this process has completed them
+
+
+def test_an_engine_reports_the_error_of_a_span(tmp_path, rng, small_blocks):
+    for number in range(1, 5):
+        write_manifest(tmp_path / "data" / f"day-{number}", rng, ["site"])
+    broken = tmp_path / "data" / "day-3" / "manifest.csv"
+    broken.write_text(broken.read_text() + "a,b,c,d,e\n")
+    location, options = f"{tmp_path}/data/day-{{SPAN}}", DataOptions(spans="all")
+    for engine in (None, lambda: ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))):
+        with pytest.raises(DatasetError, match=r"day-3/manifest\.csv, line \d+: 5 fields, but 3 columns"):
+            inspect_dataset(location, options, engine)
 
 
 # --- In files ---------------------------------------------------------------------------------------------------

@@ -51,25 +51,6 @@ class Listing:
             notes=tuple(note for listing in listings for note in listing.notes),
         )
 
-    def with_columns(self, columns: Sequence[str], default: str) -> Self:
-        """Returns the listing with these columns, which contain its own; entries have the default in new ones."""
-        if tuple(columns) == self.columns:
-            return self
-        places = [self.columns.index(column) if column in self.columns else None for column in columns]
-        entries = collect(
-            entry._replace(slices=tuple(default if place is None else entry.slices[place] for place in places))
-            for entry in self.entries
-        )
-        return dataclasses.replace(self, entries=entries, columns=tuple(columns))
-
-    def below(self, folder: str) -> Self:
-        """Returns the listing with paths that start from the folder above."""
-        return dataclasses.replace(
-            self,
-            entries=collect(entry.below(folder) for entry in self.entries),
-            refused=tuple(file._replace(path=f"{folder}/{file.path}") for file in self.refused),
-        )
-
 
 def refuse(file: files.File, reason: str = "") -> RefusedFile:
     """Refuses a file for a reason, by default for its problem."""

@@ -1,0 +1,215 @@
+"""Lists spans apart from each other, each by its layout; a dataset without spans is listed as a single one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+from components.image_example_gen import class_list, class_names, corrections, label_sets, labels, layouts, tables
+from components.image_example_gen.entries import Entry
+from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.layouts import Detection, Listing
+from components.image_example_gen.listing_tasks import Engine, ListedDataset, ListedParts, list_parts
+from components.image_example_gen.opened_folder import OpenedFolder, open_folder
+from components.image_example_gen.options import DataOptions
+from components.image_example_gen.spans import Span
+from components.image_example_gen.stored_entries import ENTRIES_PER_BLOCK, collect, sorted_by_path
+from trainer_module.locations import join
+
+SPAN_COLUMN = "span"
+MOST_COUNTED = 10_000  # values of a column; each is in memory meanwhile
+
+
+class _Described(NamedTuple):
+    """A span without its files.
+
+    Attributes:
+      span: The span; None without spans.
+      layout: Its layout.
+      detection: Why that layout was chosen.
+      listing: Its listing, without entries and refused files.
+      num_entries: Number of its entries.
+    """
+
+    span: Span | None
+    layout: str
+    detection: Detection
+    listing: Listing
+    num_entries: int
+
+
+@dataclass
+class _ListedSpans(ListedParts):
+    """Some spans; what they contain but for the entries.
+
+    Attributes:
+      described: The spans.
+      removed: Labels that were removed from images with sets of classes.
+      slice_values: Values of the columns, as far as they are counted.
+    """
+
+    described: list[_Described] = field(default_factory=list)
+    removed: label_sets.RemovedLabels = field(default_factory=label_sets.RemovedLabels)
+    slice_values: dict[str, set[str]] = field(default_factory=dict)
+
+    def merge(self, later: Self) -> None:
+        """Adds later spans."""
+        super().merge(later)
+        self.described += later.described
+        self.removed.merge(later.removed)
+        for column, values in later.slice_values.items():
+            self.add_values(column, values)
+
+    def add_values(self, column: str, values: Iterable[str]) -> None:
+        """Adds values of a column, until they are too many."""
+        known = self.slice_values.setdefault(column, set())
+        if len(known) <= MOST_COUNTED:
+            known.update(values)
+
+    def count(self, entries: Iterable[Entry], columns: Sequence[str]) -> Iterator[list[Entry]]:
+        """Counts the entries of a span, and returns them in blocks."""
+        digest, remaining = hashlib.sha256(), iter(entries)
+        while block := list(itertools.islice(remaining, ENTRIES_PER_BLOCK)):
+            digest.update("".join(map(repr, block)).encode())
+            # Files of many examples have no values.
+            for column, values in zip(columns, zip(*(entry.slices for entry in block), strict=False), strict=False):
+                self.add_values(column, values)
+            self.add(block)
+            yield block
+        self.digests.append(digest.digest())
+
+
+def list_spans(
+    root: str, opened: OpenedFolder, chosen: Sequence[Span], options: DataOptions, engine: Engine | None
+) -> ListedDataset:
+    """Lists the spans of a dataset, or a dataset without spans.
+
+    Spans may differ in layout, unless one consists of files of many examples, and in columns: an image without a value
+    has `tables.UNKNOWN`. Paths start from the folder above the spans, even if there is only one: the next run may read
+    two, and slices and paths, which corrections refer to, should not change.
+
+    Args:
+      root: The folder that all paths start from.
+      opened: The folder of a dataset without spans.
+      chosen: The spans; none if the dataset has none.
+      options: `[data]`.
+      engine: As in `list_parts`.
+
+    Raises:
+      DatasetError: If a layout or a table contradicts itself, or if spans do not fit each other.
+    """
+    # In the order of all paths: names contain no slash.
+    parts: list[Span | None] = [*sorted(chosen, key=lambda span: f"{span.path}/")] or [None]
+    lister = _ListSpans(root, options, None if chosen else opened)
+    entries, listed = list_parts(parts, lister, 1, engine)
+    described = sorted(listed.described, key=lambda each: each.span.number if each.span else 0)
+    first = described[0]
+    listing = _merged(root, described)
+    if any(each.listing.columns != listing.columns for each in described):
+        entries = _with_columns(entries, listed, listing.columns)
+    listing = class_names.rename(listing, options.rename_classes, root)
+    listing = label_sets.without_removed(listing, listed.removed, listed.totals)
+    listing = dataclasses.replace(listing, entries=entries, refused=tuple(listed.refused))
+    listing, corrected = corrections.apply(listing, options, root, has_spans=bool(chosen))
+    if listing.entries is not entries:
+        listed = _ListedSpans()
+        for _ in listed.count(listing.entries, listing.columns):
+            pass
+    if chosen and SPAN_COLUMN in listing.columns:
+        listed.slice_values[SPAN_COLUMN] = {str(span.number) for span in chosen}
+    return ListedDataset(root, first.layout, first.detection, listing, listed, listed.slice_values, corrected)
+
+
+@dataclass(frozen=True)
+class _ListSpans:
+    """Lists some spans; see `Lister`."""
+
+    root: str
+    options: DataOptions
+    opened: OpenedFolder | None = None
+
+    def __call__(self, parts: Sequence[Span | None], take: Callable[[Sequence[Entry]], None]) -> _ListedSpans:
+        result = _ListedSpans(removed=label_sets.RemovedLabels(self.options.classes))
+        for span in parts:
+            self._list(span, take, result)
+        return result
+
+    def _list(self, span: Span | None, take: Callable[[Sequence[Entry]], None], result: _ListedSpans) -> None:
+        opened = self.opened or open_folder(join(self.root, span.path) if span else self.root, self.options)
+        listing = opened.list_files()
+        number = tuple[str, ...]()
+        if span and not opened.layout.entries_are_containers:  # these have all their slices
+            number = (str(span.number),)
+            if SPAN_COLUMN in listing.columns:
+                raise DatasetError(
+                    f"{opened.root}: the column `{SPAN_COLUMN}` is reserved for the number of the span. Rename it."
+                )
+            listing = dataclasses.replace(listing, columns=(*listing.columns, SPAN_COLUMN))
+        has_sets = label_sets.are_listed(listing)
+        new_names = self.options.rename_classes if listing.class_names else {}
+
+        def completed() -> Iterator[Entry]:
+            for entry in listing.entries:
+                if number:
+                    entry = entry._replace(slices=(*entry.slices, *number))
+                if span:
+                    entry = entry.below(span.path)
+                if new_names:
+                    entry = class_names.renamed(entry, new_names)
+                if has_sets:
+                    entry = result.removed.normalized(entry)
+                yield entry._replace(split=entry.split or self.options.split_of(entry.path))
+
+        num_entries = 0
+        for block in result.count(sorted_by_path(completed()), listing.columns):
+            num_entries += len(block)
+            take(block)
+        base = f"{span.path}/" if span else ""
+        result.refused += [file._replace(path=f"{base}{file.path}") for file in listing.refused]
+        described = dataclasses.replace(listing, entries=(), refused=())
+        result.described.append(_Described(span, opened.layout.name, opened.detection, described, num_entries))
+
+
+def _merged(root: str, described: Sequence[_Described]) -> Listing:
+    """Merges the listings of spans.
+
+    Raises:
+      DatasetError: If they do not fit each other.
+    """
+    listings = [each.listing for each in described]
+    layout_names = {each.layout for each in described}
+    has_containers = any(layouts.get(name).entries_are_containers for name in layout_names)
+    if (has_containers and len(layout_names) > 1) or len({listing.label_features for listing in listings}) > 1:
+        raise DatasetError(f"{root}: the spans differ in layout or labels. Set data.spans to one of them.")
+    known_lists = {listing.class_list for listing in listings} - {class_list.NO_CLASS_LIST}
+    has_ids = labels.has_class_ids(listings[0].label_features)
+    if len(known_lists) > 1 or (has_ids and len({listing.class_list for listing in listings}) > 1):
+        raise DatasetError(f"{root}: {class_list.CLASSES_FILE} is not the same in all spans. Set data.classes.")
+    merged = listings[0].merged(listings[1:])
+    return dataclasses.replace(
+        merged,
+        columns=tuple(dict.fromkeys(column for listing in listings for column in listing.columns)),
+        class_list=next(iter(known_lists), class_list.NO_CLASS_LIST),
+    )
+
+
+def _with_columns(entries: Iterable[Entry], listed: _ListedSpans, columns: Sequence[str]) -> Sequence[Entry]:
+    """Gives entries the columns of all spans."""
+
+    def completed() -> Iterator[Entry]:
+        remaining = iter(entries)
+        for each in listed.described:
+            own = each.listing.columns
+            places = [own.index(column) if column in own else None for column in columns]
+            for entry in itertools.islice(remaining, each.num_entries):
+                values = (tables.UNKNOWN if place is None else entry.slices[place] for place in places)
+                yield entry._replace(slices=tuple(values))
+
+    for column in columns:
+        if any(column not in each.listing.columns for each in listed.described):
+            listed.add_values(column, [tables.UNKNOWN])
+    return collect(completed())
