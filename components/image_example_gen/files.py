@@ -34,6 +34,8 @@ _REMOTE_BUFFER = 2**20  # bytes of one request
 # answers are shorter than the turns of threads.
 _FILES_PER_BLOCK, _FILES_PER_TURN = 1000, 50
 _SECONDS_OF_LOCAL_FILE = 100e-6
+# A local file whose contents take longer, apart from the time for its bytes, is on such a volume too.
+_SECONDS_OF_LOCAL_READ, _BYTES_PER_SECOND = 1e-3, 100e6
 # Files and folders that operating systems and programs add; never part of a dataset. Hidden ones are ignored too.
 _IGNORED_NAMES = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir", "__pycache__")
@@ -202,15 +204,17 @@ def _in_blocks(parts: Iterable[list[File]]) -> Iterator[list[File]]:
 
 
 def _describe_folder(inside: Contents) -> Iterator[list[File]]:
-    """Describes local files, with threads if they are on a slow volume."""
+    """Describes the files and folders in a local folder."""
     names, real_root = inside.names, os.path.realpath(inside.root)
     if not _is_below(os.path.realpath(join(inside.root, inside.folder)), real_root):
         yield [File(inside.path(name), problem=_OUTSIDE) for name in names]
         return
 
-    def describe_some(some: Sequence[str]) -> list[File]:
-        return _describe_names(inside, real_root, some)
+    yield from _in_turns(lambda some: _describe_names(inside, real_root, some), names)
 
+
+def _in_turns(describe_some: Callable[[Sequence[str]], list[File]], names: Sequence[str]) -> Iterator[list[File]]:
+    """Describes local files some at a time, with threads if the first ones are on a slow volume."""
     start = time.perf_counter()
     yield describe_some(names[:_FILES_PER_TURN])
     is_slow = time.perf_counter() - start > _SECONDS_OF_LOCAL_FILE * min(len(names), _FILES_PER_TURN)
@@ -261,12 +265,18 @@ def describe(root: str, paths: list[str]) -> list[File]:
         with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
             return list(pool.map(lambda path: _describe_remote(root, path), paths))
     real_root = os.path.realpath(root)
-    folders = [path.rpartition("/")[0] for path in paths]
-    outside = {folder for folder in set(folders) if not _is_below(os.path.realpath(join(root, folder)), real_root)}
-    return [
-        File(path, problem=_OUTSIDE) if folder in outside else _describe_local(root, real_root, path)
-        for path, folder in zip(paths, folders, strict=True)
-    ]
+    folders = {path.rpartition("/")[0] for path in paths}
+    outside = {folder for folder in folders if not _is_below(os.path.realpath(join(root, folder)), real_root)}
+
+    def describe_some(some: Sequence[str]) -> list[File]:
+        return [
+            File(path, problem=_OUTSIDE)
+            if path.rpartition("/")[0] in outside
+            else _describe_local(root, real_root, path)
+            for path in some
+        ]
+
+    return [file for some in _in_turns(describe_some, paths) for file in some]
 
 
 def read(root: str, path: str, most_bytes: int = -1) -> bytes:
@@ -388,7 +398,7 @@ def records(location: str) -> tf.data.Dataset:
 
 
 def read_all(root: str, paths: Iterable[str], most_bytes: int = -1) -> Iterator[bytes | UnreadableFileError]:
-    """Reads files in order; remote ones several at a time."""
+    """Reads files in order: remote ones, and local ones on a slow volume, several at a time."""
 
     def content(path: str) -> bytes | UnreadableFileError:
         try:
@@ -396,12 +406,21 @@ def read_all(root: str, paths: Iterable[str], most_bytes: int = -1) -> Iterator[
         except UnreadableFileError as error:
             return error
 
-    if is_remote(root):
-        with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
-            for window in _windows(paths):
-                yield from pool.map(content, window)
-    else:
-        yield from map(content, paths)
+    remaining = iter(paths)
+    if not is_remote(root):
+        seconds = 0.0
+        for path in itertools.islice(remaining, _FILES_PER_TURN):
+            start = time.perf_counter()
+            file = content(path)
+            size = 0 if isinstance(file, UnreadableFileError) else len(file)
+            seconds += time.perf_counter() - start - size / _BYTES_PER_SECOND - _SECONDS_OF_LOCAL_READ
+            yield file
+        if seconds <= 0:
+            yield from map(content, remaining)
+            return
+    with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+        for window in _windows(remaining):
+            yield from pool.map(content, window)
 
 
 def _is_below(location: str, folder: str) -> bool:

@@ -159,6 +159,61 @@ def test_a_slow_volume_is_described_by_threads(tmp_path, monkeypatch):
     assert len(expected) == 120 and expected == files.describe(str(tmp_path), os.listdir(tmp_path))
 
 
+def test_the_files_of_a_table_on_a_slow_volume_are_described_by_threads(tmp_path, monkeypatch):
+    names = [f"{number}.png" for number in range(120)]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    expected = files.describe(str(tmp_path), [*names, "lost.png", "../out.png"])
+    calls, describe = [], files._describe_local
+
+    def noted(root, real_root, path):
+        calls.append(threading.current_thread() is threading.main_thread())
+        time.sleep(0.001)
+        return describe(root, real_root, path)
+
+    monkeypatch.setattr(files, "_describe_local", noted)
+    assert files.describe(str(tmp_path), [*names, "lost.png", "../out.png"]) == expected
+    assert calls[:49] == [True] * 49 and not any(calls[50:]) and len(calls) == 121
+
+
+@pytest.mark.parametrize(("limit", "num_threads"), [(0, 33), (10, 1)])
+def test_the_contents_of_files_on_a_slow_volume_are_read_by_threads(tmp_path, monkeypatch, limit, num_threads):
+    monkeypatch.setattr(files, "_SECONDS_OF_LOCAL_READ", limit)
+    for number in range(150):
+        (tmp_path / f"{number}.png").write_bytes(b"x" * number)
+    paths = [f"{number}.png" for number in range(160)]
+    threads, read, all_started = set(), files.read, threading.Barrier(32, timeout=20)
+
+    def noted(root, path, most_bytes):
+        threads.add(threading.current_thread())
+        if num_threads > 1 and path in paths[50:82]:
+            all_started.wait()  # the first window: all of its files at the same time
+        return read(root, path, most_bytes)
+
+    monkeypatch.setattr(files, "read", noted)
+    contents = list(files.read_all(str(tmp_path), iter(paths)))
+    assert [content for content in contents if isinstance(content, bytes)] == [b"x" * number for number in range(150)]
+    assert [str(content) for content in contents[150:]] == ["cannot be read: No such file or directory"] * 10
+    assert len(threads) == num_threads
+
+
+def test_large_files_are_not_a_slow_volume(tmp_path, monkeypatch):
+    (tmp_path / "large.png").write_bytes(b"x" * 10_000)
+    threads, read = set(), files.read
+
+    def noted(root, path, most_bytes):
+        threads.add(threading.current_thread())
+        return read(root, path, most_bytes)
+
+    monkeypatch.setattr(files, "read", noted)
+    monkeypatch.setattr(files, "_SECONDS_OF_LOCAL_READ", 0)
+    for rate, are_threads in ((1e4, False), (1e12, True)):
+        monkeypatch.setattr(files, "_BYTES_PER_SECOND", rate)
+        threads.clear()
+        assert {len(content) for content in files.read_all(str(tmp_path), ["large.png"] * 60)} == {10_000}
+        assert (len(threads) > 1) == are_threads
+
+
 # --- Object stores ----------------------------------------------------------------------------------------------
 
 

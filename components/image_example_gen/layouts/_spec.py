@@ -117,18 +117,22 @@ class Candidate(NamedTuple):
 def read_files(root: str, entries: Sequence[Entry], options: ExampleGenOptions) -> Iterator[Candidate]:
     """Reads image files, and the label files that belong to them."""
     del options
-    contents = files.read_all(root, (entry.path for entry in entries))
-    for entry, content in zip(entries, contents, strict=True):
-        name, label = files.readable(entry.path), dict[str, Sequence[Value]](entry.label)
+    paths = (path for entry in entries for path in (entry.path, *(file.path for file in entry.label_files)))
+    contents = files.read_all(root, paths)
+    for entry in entries:
+        name, label, problem = files.readable(entry.path), dict[str, Sequence[Value]](entry.label), ""
+        content = next(contents)
         if isinstance(content, files.UnreadableFileError):
-            yield Candidate(name, problem=str(content))
-            continue
-        try:
-            label |= {file.feature: (files.read(root, file.path),) for file in entry.label_files}
-        except files.UnreadableFileError as error:
-            yield Candidate(name, problem=f"its label file {error}")
-            continue
-        yield Candidate(name, content, label, entry.split, entry.group, entry.slices)
+            content, problem = b"", str(content)
+        for file, label_content in zip(entry.label_files, contents, strict=False):
+            if isinstance(label_content, files.UnreadableFileError):
+                problem = problem or f"its label file {label_content}"
+            else:
+                label[file.feature] = (label_content,)
+        if problem:
+            yield Candidate(name, problem=problem)
+        else:
+            yield Candidate(name, content, label, entry.split, entry.group, entry.slices)
 
 
 # === Layout ===
