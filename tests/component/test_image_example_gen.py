@@ -17,6 +17,7 @@ from components.image_example_gen import (
     errors,
     folder_listing,
     layouts,
+    listing_tasks,
     mixed_shards,
     shards,
     tables,
@@ -618,15 +619,22 @@ def test_an_engine_divides_as_one_process(divide, tmp_path, monkeypatch, most_di
     assert expected.duplicates["near"].groups > 100
 
 
-def test_an_engine_lists_and_mixes_as_one_process(class_folders, generate, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["class folders", "spans of manifests"])
+def test_an_engine_lists_and_mixes_as_one_process(class_folders, generate, tmp_path, monkeypatch, kind):
     root = class_folders({f"class-{number}": 12 for number in range(5)})
     (root / "class-3" / "lost.png").symlink_to("nowhere")
-    expected = generate(root, max_bad_fraction=0.1)
+    settings = {"max_bad_fraction": 0.1}
+    if kind == "spans of manifests":
+        for folder in sorted(root.iterdir()):
+            rows = [f"{path.name},{number % 2}" for number, path in enumerate(sorted(folder.iterdir()))]
+            (folder / "manifest.csv").write_text("\n".join(["path,label", *rows]))
+        root, settings = f"{root}/class-{{SPAN}}", settings | {"spans": "all"}
+    expected = generate(root, **settings)
     for name in ("examples", "quarantine"):
         (tmp_path / name).rename(tmp_path / f"first-{name}")
-    for name, number in (("_MOST_IN_PROCESS", 5), ("_FOLDERS_AT_A_TIME", 1)):
-        monkeypatch.setattr(folder_listing, name, number)
-    for module in (folder_listing, mixed_shards):
+    monkeypatch.setattr(folder_listing, "_FOLDERS_AT_A_TIME", 1)
+    monkeypatch.setattr(listing_tasks, "_MOST_IN_PROCESS", 5)
+    for module in (listing_tasks, mixed_shards):
         monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 20)
         monkeypatch.setattr(module, "ENTRIES_PER_BLOCK", 8)
 
@@ -642,5 +650,5 @@ def test_an_engine_lists_and_mixes_as_one_process(class_folders, generate, tmp_p
         return write(entries, folder, exchange, files_per_shard)
 
     monkeypatch.setattr(mixed_shards, "write", write_shared)
-    assert generate(root, max_bad_fraction=0.1) == expected and len(exchanges) == 1
+    assert generate(root, **settings) == expected and len(exchanges) == 1
     assert [file.path for file in expected[2]] == ["class-3/lost.png"]

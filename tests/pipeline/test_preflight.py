@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.image_example_gen import example_wire, folder_listing, probe
+from components.image_example_gen import example_wire, folder_listing, listing_tasks, probe
 from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError, TooManyBadFilesError
 from pipeline.config import loading
@@ -42,11 +42,11 @@ def test_an_engine_lists_very_many_images(class_folders, load, tmp_path, monkeyp
     importlib.import_module("apache_beam")  # the first import keeps the frames of its callers, and what they refer to
     root = class_folders({"a": 4, "b": 4, "c": 4})
     expected = prepare(load(root))
-    monkeypatch.setattr(folder_listing, "IMAGES_PER_PARTITION", 5)
+    monkeypatch.setattr(listing_tasks, "IMAGES_PER_PARTITION", 5)
     monkeypatch.setattr(folder_listing, "_FOLDERS_AT_A_TIME", 1)
     in_files = prepare(load(root))
     assert not in_files.entries.is_shared and tuple(in_files.entries) == expected.entries
-    monkeypatch.setattr(folder_listing, "_MOST_IN_PROCESS", 3)
+    monkeypatch.setattr(listing_tasks, "_MOST_IN_PROCESS", 3)
     monkeypatch.setattr(beam_options.BeamSection, "arguments", lambda self: ["--runner=FnApiRunner"])
     artifacts = tmp_path / "artifacts"
     dataset = prepare(load(root, "beam.runner=flink", f"pipeline.artifacts={artifacts}"))
