@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import image_quality
+from trainer_module.model_input import Size
 from trainer_module.options import AugmentationOptions
 
 # Share of the images whose quality is reduced, independently by each of blur, noise and JPEG compression.
@@ -35,6 +36,7 @@ _STREAMS = (
     *("mix", "beta_a", "beta_a_power", "beta_b", "beta_b_power", "centre_y", "centre_x"),
     *("blurred", "blur", "noisy", "deviation", "normal", "compressed", "quality"),
     *("saturation", "hue"),
+    *("crop_y", "crop_x"),
 )
 
 # Moves images or masks [N, h, w, c]; the interpolation is "BILINEAR" or "NEAREST".
@@ -117,17 +119,25 @@ def augment_images(images: tf.Tensor, options: AugmentationOptions, seed: tf.Ten
 
 
 def augment_images_and_masks(
-    images: tf.Tensor, masks: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor
+    images: tf.Tensor, masks: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor, size: Size | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Moves images and masks in the same way, then changes the pixels of the images.
 
     Images are interpolated, masks take the id of the nearest pixel; pixels from outside the image take the value of the
     nearest pixel inside it.
 
+    Args:
+      images: [N, h, w, c], range [0, 255], all but N static.
+      masks: uint8 [N, h, w].
+      options: The strength of each augmentation.
+      seed: int [2]; determines all random numbers.
+      size: Height and width of the results, pixels; those of the images by default. Smaller results are parts of the
+        moved images, at random positions inside them if they are large enough.
+
     Returns:
-      float32 [N, h, w, c], range [0, 255], and like `masks` uint8 [N, h, w].
+      float32 [N, *size, c], range [0, 255], and like `masks` uint8 [N, *size].
     """
-    move = _moves(images, options, seed)
+    move = _moves(images, options, seed, size=size)
     moved = move(tf.cast(images, tf.float32), "BILINEAR")
     return _change_pixels(moved, options, seed), move(masks[..., tf.newaxis], "NEAREST")[..., 0]
 
@@ -163,7 +173,11 @@ def augment_images_and_boxes(
 
 
 def _moves(
-    images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor, matrices: tf.Tensor | None = None
+    images: tf.Tensor,
+    options: AugmentationOptions,
+    seed: tf.Tensor,
+    matrices: tf.Tensor | None = None,
+    size: Size | None = None,
 ) -> _Move:
     """Returns one random move per image: flips, then rotation and zoom about the centre, then a shift.
 
@@ -175,9 +189,11 @@ def _moves(
       options: The strength of each move.
       seed: int [2].
       matrices: The result of `_transforms`, if it is known.
+      size: Height and width of the results; those of the images by default.
     """
-    num, size = tf.shape(images)[0], images.shape[1:3]
-    if not options.rotation and not options.zoom and not options.translation:
+    num, full_size = tf.shape(images)[0], tuple(images.shape[1:3])
+    size = size or full_size
+    if not options.rotation and not options.zoom and not options.translation and size == full_size:
         mirrored, upside_down = _flips(num, options, seed)
 
         def flip(batch: tf.Tensor, interpolation: str) -> tf.Tensor:
@@ -189,7 +205,7 @@ def _moves(
 
         return flip
 
-    transforms = _transforms(num, size, options, seed) if matrices is None else matrices
+    transforms = _transforms(num, full_size, options, seed, size) if matrices is None else matrices
 
     def resample(batch: tf.Tensor, interpolation: str) -> tf.Tensor:
         moved = tf.raw_ops.ImageProjectiveTransformV3(
@@ -200,7 +216,7 @@ def _moves(
             interpolation=interpolation,
             fill_mode="NEAREST",
         )
-        return tf.ensure_shape(moved, batch.shape)
+        return tf.ensure_shape(moved, [batch.shape[0], *size, batch.shape[3]])
 
     return resample
 
@@ -212,9 +228,11 @@ def _flips(num: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tup
     return mirrored, upside_down
 
 
-def _transforms(num: tf.Tensor, size: tuple[int, int], options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:
+def _transforms(
+    num: tf.Tensor, full_size: Size, options: AugmentationOptions, seed: tf.Tensor, size: Size | None = None
+) -> tf.Tensor:
     """Draws the moves as the arguments of `ImageProjectiveTransformV3`: float32 [num, 8]."""
-    height, width = size
+    (height, width), size = full_size, size or full_size
     interpolates = bool(options.rotation or options.zoom)
     mirrored, upside_down = _flips(num, options, seed)
 
@@ -230,12 +248,19 @@ def _transforms(num: tf.Tensor, size: tuple[int, int], options: AugmentationOpti
     scale = 1.0 + options.zoom * _uniform([num], seed, "scale", -1.0, 1.0)
     sign_x = 1.0 if mirrored is None else tf.where(mirrored, -1.0, 1.0)
     sign_y = 1.0 if upside_down is None else tf.where(upside_down, -1.0, 1.0)
-    # The operation maps a pixel q of the result to its source p = A (q - centre - shift) + centre, where A is the
+
+    def centre(side: int, part: int, stream: str) -> tf.Tensor:
+        """Draws the centre of the part that is shown: inside the image, if this is large enough."""
+        spare = tf.maximum(0.0, side - part / scale)
+        offset = 0.0 if part == side else spare * _uniform([num], seed, stream, -0.5, 0.5)
+        return (side - 1) / 2 + (offset if interpolates else tf.round(offset))
+
+    # The operation maps a pixel q of the result to its source p = A (q - own centre - shift) + centre, where A is the
     # inverse of "flip, rotate, scale". Pixel centres have integer coordinates.
     a00, a01 = sign_x * tf.cos(angle) / scale, sign_x * tf.sin(angle) / scale
     a10, a11 = -sign_y * tf.sin(angle) / scale, sign_y * tf.cos(angle) / scale
-    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
-    from_y, from_x = centre_y + shift(height, "shift_y"), centre_x + shift(width, "shift_x")
+    centre_y, centre_x = centre(height, size[0], "crop_y"), centre(width, size[1], "crop_x")
+    from_y, from_x = (size[0] - 1) / 2 + shift(height, "shift_y"), (size[1] - 1) / 2 + shift(width, "shift_x")
     zeros = tf.zeros([num])
     return tf.stack(
         [

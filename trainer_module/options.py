@@ -103,6 +103,12 @@ class AugmentationOptions(Section):
         default=0.0,
         description="Largest shift, as a fraction of the side; whole pixels, at least one, if rotation and zoom are 0.",
     )
+    crop: Rate = Field(
+        default=0.0,
+        description="Train on parts of the images at random positions, with this share of the height and of the width, "
+        "rounded to a multiple of the largest stride of the network; 0 trains on whole images. Validation, evaluation "
+        "and export use whole images. Only with masks and `model.name` = `unet`.",
+    )
     contrast: Fraction = Field(default=0.0, description="Largest relative change of contrast.")
     brightness: Fraction = Field(default=0.0, description="Largest shift, as a fraction of the full range.")
     saturation: Fraction = Field(
@@ -425,6 +431,15 @@ class TrainerOptions(Section):
         check_sections(self)
         return self
 
+    @property
+    def training_size(self) -> Size:
+        """Height and width of training images after augmentation, pixels."""
+        share, (height, width) = self.augmentation.crop, self.transform.image_size
+        if not share:
+            return height, width
+        stride = max(self.model.pyramid_strides())
+        return max(1, round(share * height / stride)) * stride, max(1, round(share * width / stride)) * stride
+
 
 class TrainerSections(Protocol):
     """The sections of a configuration that the trainer module reads."""
@@ -445,6 +460,7 @@ def check_sections(sections: TrainerSections) -> None:
       ValueError: If two of them contradict each other.
     """
     _check_model(sections.model, sections.transform)
+    _check_crop(sections.model, sections.transform, sections.augmentation)
     _check_fine_tuning(sections.model, sections.training, sections.fine_tuning)
     _check_labels(sections.task, sections.augmentation, sections.training)
     _check_explanations(sections.task, sections.grad_cam)
@@ -463,6 +479,25 @@ def _check_model(model: ModelOptions, transform: TransformOptions) -> None:
         raise ValueError(
             f'transform.normalization = "backbone" requires a model with a pre-trained backbone; model.name = '
             f'"{model.name}" has none: use "dataset" or "rescale"'
+        )
+
+
+def _check_crop(model: ModelOptions, transform: TransformOptions, augmentation: AugmentationOptions) -> None:
+    """Rejects training on parts of the images by a network for images of one size."""
+    if not augmentation.crop:
+        return
+    if not model.accepts_any_size():
+        raise ValueError(
+            f'augmentation.crop requires a network for images of any size, and that of model.name = "{model.name}" is '
+            'for images of one size: use model.name = "unet", or set augmentation.crop = 0'
+        )
+    height, width = transform.image_size
+    stride = max(model.pyramid_strides())
+    if height % stride or width % stride:
+        nearest = [max(stride, round(side / stride) * stride) for side in (height, width)]
+        raise ValueError(
+            f"augmentation.crop requires a height and a width that are multiples of {stride}, and transform.image_size "
+            f"is {[height, width]}: set {nearest}, or augmentation.crop = 0"
         )
 
 

@@ -45,6 +45,10 @@ class ModelOptions(Section):
         """Returns the strides of `FeatureMaps.levels` in pixels; by default that of a backbone's last map."""
         return (32,)
 
+    def accepts_any_size(self) -> bool:
+        """Whether the network computes maps of images of any size, not only of the one for which it is built."""
+        return False
+
     def with_random_weights(self) -> Self:
         """Returns the same network without pre-trained weights, to inspect its layers."""
         return self

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -331,7 +333,8 @@ def _run_phase(
     # A strategy distributes the batches in threads of its own, which the measurement does not cover.
     wait = None if tf.distribute.has_strategy() else DataWait()
     distribution.prepare_fit(model, fit.train_data)
-    with fused(model):
+    crops = training.options.augmentation.crop
+    with fused(model), _accepting_any_size(model) if crops else contextlib.nullcontext():
         model.fit(
             wait.measure(fit.train_data)
             if wait
@@ -351,6 +354,30 @@ def _run_phase(
             shuffle=False,  # the data are shuffled already
             verbose=0,
         )
+
+
+@contextlib.contextmanager
+def _accepting_any_size(model: keras.Model) -> Iterator[None]:
+    """Lets a model, whose layers slide over the image, take parts of images in training and whole ones in validation.
+
+    Keras checks the size for which a model was built.
+    """
+    models_ = list(_models_within(model))
+    specifications = [each.input_spec for each in models_]
+    for each in models_:
+        each.input_spec = None
+    try:
+        yield
+    finally:
+        for each, specification in zip(models_, specifications, strict=True):
+            each.input_spec = specification
+
+
+def _models_within(model: keras.Model) -> Iterator[keras.Model]:
+    yield model
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _models_within(layer)
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

@@ -142,6 +142,53 @@ def test_masks_move_with_their_images_and_ids_are_not_averaged():
     assert (ids.numpy() != masks).mean(axis=(1, 2)).min() > 0.5
 
 
+def positions(num, height, width):
+    """Returns images of their own coordinates, which interpolation preserves, and masks of an id at every position."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    batch = np.repeat(np.stack([y, x, y], axis=-1)[np.newaxis], num, axis=0)
+    return tf.constant(batch), tf.constant(np.repeat((width * y + x).astype(np.uint8)[np.newaxis], num, axis=0))
+
+
+def test_crops_are_parts_at_any_position_and_move_with_their_masks():
+    batch, masks = positions(600, 14, 18)
+    parts, ids = augmentation.augment_images_and_masks(
+        batch, masks, AugmentationOptions(crop=0.5), tf.constant(SEED), (8, 10)
+    )
+    assert parts.shape == (600, 8, 10, 3) and ids.shape == (600, 8, 10) and ids.dtype == tf.uint8
+    y, x, _ = np.moveaxis(parts.numpy(), -1, 0)
+    top, left = y[:, 0, 0], x[:, 0, 0]
+    rows, columns = np.mgrid[:8, :10]
+    np.testing.assert_array_equal(y, top[:, np.newaxis, np.newaxis] + rows)  # not interpolated
+    np.testing.assert_array_equal(x, left[:, np.newaxis, np.newaxis] + columns)
+    np.testing.assert_array_equal(ids, (18 * y + x).astype(np.uint8))
+    assert set(top) == set(range(7)) and set(left) == set(range(9))
+    assert abs(np.corrcoef(top, left)[0, 1]) < 0.15
+
+
+def test_crops_of_zoomed_images_stay_inside_if_these_are_large_enough():
+    batch, masks = positions(300, 40, 30)
+    options = AugmentationOptions(crop=0.5, zoom=0.3, horizontal_flip=True)
+    parts, ids = augmentation.augment_images_and_masks(batch, masks, options, tf.constant(SEED), (20, 16))
+    y, x, _ = np.moveaxis(parts.numpy(), -1, 0)
+    scale = 17 / (y[:, -2, 0] - y[:, 1, 0])
+    assert 0.7 <= scale.min() < 0.75 and 1.25 < scale.max() <= 1.31
+    # Neighbouring pixels differ by the same everywhere: none is outside, and takes the value of the border. The centres
+    # of the first and last ones may be in the outer half of a pixel.
+    for step in (np.diff(y, axis=1)[:, 1:-1], np.abs(np.diff(x, axis=2)[:, :, 1:-1])):
+        np.testing.assert_allclose(step, np.broadcast_to(1 / scale[:, None, None], step.shape), atol=2e-3)
+    assert 0.4 < (np.diff(x, axis=2)[:, 0, 0] < 0).mean() < 0.6
+    halfway = (np.abs(y % 1 - 0.5) < 1e-2) | (np.abs(x % 1 - 0.5) < 1e-2)
+    expected = (30 * np.round(y) + np.round(x)).astype(np.uint8)
+    np.testing.assert_array_equal(ids.numpy()[~halfway], expected[~halfway])
+    reached = np.unique(np.round(y))
+    assert reached[0] == 0 and reached[-1] == 39
+    # One that is too small is in the middle.
+    parts, _ = augmentation.augment_images_and_masks(
+        batch[:, :, :10], masks[:, :, :10], AugmentationOptions(zoom=0.3), tf.constant(SEED), (20, 16)
+    )
+    np.testing.assert_allclose(parts[:, :, :8, 1] + parts[:, :, :7:-1, 1], 9.0, atol=1e-3)
+
+
 def test_colours_change_in_the_image_only(images):
     masks = tf.constant((images[..., 0] // 86).astype(np.uint8))
     options = AugmentationOptions(contrast=0.5, brightness=0.2, saturation=0.5, hue=0.5)
@@ -474,6 +521,32 @@ def test_masks_are_augmented_in_the_data(rng, eagerly):
     assert np.isfinite(history["loss"]).all()
 
 
+def test_a_network_learns_from_crops_and_predicts_whole_images(rng, tmp_path):
+    masks = rng.integers(0, 2, (6, 8, 8), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    images = np.repeat(masks[..., np.newaxis] * np.uint8(200), 3, axis=3)
+    chosen = TrainerOptions.model_validate(
+        {
+            "classes": ["a", "b"],
+            "transform": {"image_size": [32, 32], "normalization": "rescale"},
+            "task": {"name": "segmentation"},
+            "model": {"name": "unet", "depth": 2, "filters": 4},
+            "augmentation": {"crop": 0.4, "horizontal_flip": True},
+            "training": {"epochs": 12, "batch_size": 3, "learning_rate": 0.03, "early_stopping_patience": 0},
+        }
+    )
+    assert chosen.training_size == (12, 12)
+    keras.utils.set_random_seed(3)
+    model, data = network(chosen), tf.data.Dataset.from_tensor_slices((images, masks)).batch(3)
+    parts, ids = training.add_augmentation(model, data, chosen)[1].element_spec
+    assert parts.shape[1:] == (12, 12, 3) and ids.shape[1:] == (12, 12)
+    history = training.train(model, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path)).history
+    assert history["val_mean_iou"][-1] > 0.9 > history["val_mean_iou"][0]
+    predicted = model.predict(images, verbose=0).argmax(axis=-1)
+    assert predicted.shape == (6, 32, 32) and (predicted == masks).mean() > 0.95
+    with pytest.raises(ValueError, match="incompatible with the layer"):  # only in training
+        model(images[:, :12, :12])
+
+
 @pytest.mark.parametrize("task", tasks.names())
 def test_without_options_model_and_data_are_unchanged(task):
     chosen = options(task)
@@ -500,6 +573,22 @@ def test_options_that_masks_do_not_support(augmented, task, message):
     masks = {"name": "segmentation", **task}
     with pytest.raises(ValueError, match=message):
         TrainerOptions(classes=("a", "b"), model={"name": "unet"}, augmentation=augmented, task=masks)
+
+
+def test_crops_require_a_network_for_images_of_any_size():
+    def chosen(**sections):
+        common = {"classes": ("a", "b"), "augmentation": {"crop": 0.5}, "task": {"name": "segmentation"}}
+        return TrainerOptions.model_validate(common | sections)
+
+    with pytest.raises(ValueError, match=r'that of model\.name = "scratch_cnn" is for images of one size'):
+        chosen(model={"name": "scratch_cnn"})
+    with pytest.raises(ValueError, match=r"multiples of 16, and transform\.image_size is \[64, 100\]: set \[64, 96\]"):
+        chosen(model={"name": "unet"}, transform={"image_size": [64, 100]})
+    assert chosen(model={"name": "unet"}, transform={"image_size": [64, 96]}).training_size == (32, 48)
+    small = chosen(model={"name": "unet"}, transform={"image_size": [64, 96]}, augmentation={"crop": 0.05})
+    assert small.training_size == (16, 16)
+    with pytest.raises(ValueError, match=r"augmentation\.crop does not support labels of .*set it to 0"):
+        chosen(model={"name": "unet"}, task={"name": "classification"}, transform={"image_size": 64})
 
 
 @pytest.mark.parametrize("key", ["mixup", "cutmix"])

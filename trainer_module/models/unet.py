@@ -80,6 +80,10 @@ class Options(ModelOptions):
         """The stride of the bottleneck."""
         return (2 ** (_BACKBONE_DEPTH if self.encoder else self.depth),)
 
+    def accepts_any_size(self) -> bool:
+        """All layers slide over the image."""
+        return True
+
     def with_random_weights(self) -> Options:
         """Returns the same network without pre-trained weights."""
         return self.model_copy(update={"encoder_weights": backbones.RANDOM})

@@ -306,6 +306,7 @@ TASK = TaskSpec(
     example_label=_example_label,
     transform_label=_transform_label,
     read_label=_read_label,
+    unsupported_augmentation=("crop",),
     augment=_augment,
     head=pooled_head,
     loss=_loss,

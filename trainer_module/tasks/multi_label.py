@@ -472,6 +472,7 @@ TASK = TaskSpec(
     example_label=_example_label,
     transform_label=_transform_label,
     read_label=_read_label,
+    unsupported_augmentation=("crop",),
     augment=_augment,
     head=_head,
     loss=_loss,

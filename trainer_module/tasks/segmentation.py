@@ -136,7 +136,10 @@ def _augment(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
     """Moves images and masks in the same way: (seed int [2], images, masks) → the same, augmented."""
     from trainer_module import augmentation
 
-    return lambda seed, images, masks: augmentation.augment_images_and_masks(images, masks, options.augmentation, seed)
+    size = options.training_size
+    return lambda seed, images, masks: augmentation.augment_images_and_masks(
+        images, masks, options.augmentation, seed, size
+    )
 
 
 def _loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:
