@@ -1,4 +1,4 @@
-"""Statistics of the pixels of an image file, by which requests are compared with the test split.
+"""Statistics and a thumbnail of an image file, by which requests are compared with the test split.
 
 Needs Pillow and NumPy only: the same function reads the images of the test split and those of requests.
 """
@@ -9,7 +9,7 @@ import io
 import math
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -37,15 +37,35 @@ NAMES = (
 _LONGEST_SIDE = 512
 # Immerkaer 1996, Fast Noise Variance Estimation, section 2: a second difference in both directions.
 _NOISE_SCALE = math.sqrt(math.pi / 2.0) / 6.0
+_THUMBNAIL_SIDE = 8
 
 
-def measure_all(encoded: Iterable[bytes], window: Window = FULL_WINDOW) -> np.ndarray:
-    """Measures image files: float32 [N, len(NAMES)]; see `measure`."""
-    rows = [measure(each, window) for each in encoded]
-    return np.stack(rows) if rows else np.zeros((0, len(NAMES)), np.float32)
+class Measured(NamedTuple):
+    """An image, or N images.
+
+    Attributes:
+      statistics: float32 [len(NAMES)] or [N, len(NAMES)].
+      thumbnail: float32 [64] or [N, 64], luma, range [0, 255]: means of the parts of an 8 x 8 grid.
+    """
+
+    statistics: np.ndarray
+    thumbnail: np.ndarray
 
 
-def measure(encoded: bytes, window: Window = FULL_WINDOW) -> np.ndarray:
+def measure_all(encoded: Iterable[bytes], window: Window = FULL_WINDOW) -> Measured:
+    """Measures image files; see `measure`."""
+    return stack(measure(each, window) for each in encoded)
+
+
+def stack(images: Iterable[Measured]) -> Measured:
+    """Stacks what was measured of single images."""
+    rows = list(images)
+    if not rows:
+        return Measured(np.zeros((0, len(NAMES)), np.float32), np.zeros((0, _THUMBNAIL_SIDE**2), np.float32))
+    return Measured(*map(np.stack, zip(*rows, strict=True)))
+
+
+def measure(encoded: bytes, window: Window = FULL_WINDOW) -> Measured:
     """Measures an image file.
 
     Args:
@@ -53,17 +73,21 @@ def measure(encoded: bytes, window: Window = FULL_WINDOW) -> np.ndarray:
       window: Which values of a 16-bit image become black and white.
 
     Returns:
-      float32 [len(NAMES)]; NaN if Pillow cannot read the file.
+      Statistics and thumbnail; all of them NaN if Pillow cannot read the file.
     """
+    from PIL import Image
+
     try:
         with warnings.catch_warnings(action="ignore"):
             image = decode_rgb(encoded, window)
     except Exception:  # a damaged file can break Pillow's parsers in any way
-        return np.full(len(NAMES), np.nan, np.float32)
+        return Measured(np.full(len(NAMES), np.nan, np.float32), np.full(_THUMBNAIL_SIDE**2, np.nan, np.float32))
     width, height = image.size
     factor = math.ceil(max(width, height) / _LONGEST_SIDE)
-    pixels = np.asarray(image.reduce(factor) if factor > 1 else image, np.float32)
-    return np.array([*_of_pixels(pixels), width, height, width / height], np.float32)
+    reduced = image.reduce(factor) if factor > 1 else image
+    statistics = [*_of_pixels(np.asarray(reduced, np.float32)), width, height, width / height]
+    thumbnail = reduced.convert("L").resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX)
+    return Measured(np.array(statistics, np.float32), np.asarray(thumbnail, np.float32).ravel())
 
 
 def decode_rgb(encoded: bytes, window: Window = FULL_WINDOW) -> Image.Image:

@@ -460,9 +460,9 @@ def check_sections(sections: TrainerSections) -> None:
       ValueError: If two of them contradict each other.
     """
     _check_model(sections.model, sections.transform)
-    _check_crop(sections.model, sections.transform, sections.augmentation)
     _check_fine_tuning(sections.model, sections.training, sections.fine_tuning)
     _check_labels(sections.task, sections.augmentation, sections.training)
+    _check_crop(sections.model, sections.transform, sections.augmentation)
     _check_explanations(sections.task, sections.grad_cam)
 
 

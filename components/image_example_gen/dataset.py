@@ -66,7 +66,7 @@ class Dataset:
       notes: What users should know before the run.
       is_grey: Whether the images of a sample have no colours; False if they were not examined.
       totals: Numbers of the entries, if they are counted.
-      sketch: Of the entries, if they were listed folder by folder.
+      sketch: Of the entries.
     """
 
     layout: str
@@ -143,15 +143,17 @@ def inspect_dataset(location: str, options: DataOptions, engine: Engine | None =
     """
     try:
         chosen = spans.resolve(location, options.spans) if spans.has_spans(location) else []
-        root = spans.root_of(location)
-        first, *others = [join(root, span.path) for span in chosen] or [location]
-        opened = [open_folder(first, options)]
-        if opened[0].has_separate_folders():
-            opened += [open_folder(each, options) for each in others]
-        if len(opened) > len(others) and all(each.has_separate_folders() for each in opened):
-            whole = _list_separately(root if chosen else opened[0].root, opened, chosen, options, engine)
+        above = spans.root_of(location)
+        first, *others = [join(above, span.path) for span in chosen] or [location]
+        opened = open_folder(first, options)
+        root, are_separate, all_opened = above if chosen else opened.root, opened.has_separate_folders(), [opened]
+        if are_separate:
+            all_opened += [open_folder(each, options) for each in others]
+            are_separate = all(each.has_separate_folders() for each in all_opened)
+        if are_separate:
+            whole = _list_separately(root, all_opened, chosen, options, engine)
         else:
-            whole = list_spans(root if chosen else opened[0].root, opened[0], chosen, options, engine)
+            whole = list_spans(root, opened, chosen, options, engine)
     except files.UnreadableFileError as error:
         raise DatasetError(str(error)) from None
     class_names.check(whole.listing, options.classes, whole.root)

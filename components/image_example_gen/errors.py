@@ -22,8 +22,11 @@ class UnnamedClassesError(DatasetError):
 
     def __init__(self, message: str, label_features: tuple[str, ...]) -> None:
         """Keeps the label beside the message."""
-        super().__init__(message)
+        super().__init__(message, label_features)  # pickled with both: a worker may raise it
         self.label_features = label_features
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ClassTooSmallError(DatasetError):

@@ -36,6 +36,8 @@ _FILES_PER_BLOCK, _FILES_PER_TURN = 1000, 50
 _SECONDS_OF_LOCAL_FILE = 100e-6
 # A local file whose contents take longer, apart from the time for its bytes, is on such a volume too.
 _SECONDS_OF_LOCAL_READ, _BYTES_PER_SECOND = 1e-3, 100e6
+# Files that are read at a time, if they are as large as the first ones.
+_MOST_BYTES_AHEAD = 64 * 2**20
 # Files and folders that operating systems and programs add; never part of a dataset. Hidden ones are ignored too.
 _IGNORED_NAMES = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir", "__pycache__")
@@ -380,10 +382,10 @@ class _RemoteFile(io.RawIOBase):
         super().close()
 
 
-def _windows(paths: Iterable[str]) -> Iterator[list[str]]:
-    """A few paths at a time: files that are read ahead are in memory."""
+def _windows(paths: Iterable[str], most: int) -> Iterator[list[str]]:
+    """A few paths at a time, at most so many: files that are read ahead are in memory."""
     iterator = iter(paths)
-    while window := list(itertools.islice(iterator, _REMOTE_THREADS)):
+    while window := list(itertools.islice(iterator, max(1, min(most, _REMOTE_THREADS)))):
         yield window
 
 
@@ -406,20 +408,20 @@ def read_all(root: str, paths: Iterable[str], most_bytes: int = -1) -> Iterator[
         except UnreadableFileError as error:
             return error
 
-    remaining = iter(paths)
+    remaining, seconds, num_bytes = iter(paths), 0.0, 0
     if not is_remote(root):
-        seconds = 0.0
         for path in itertools.islice(remaining, _FILES_PER_TURN):
             start = time.perf_counter()
             file = content(path)
             size = 0 if isinstance(file, UnreadableFileError) else len(file)
             seconds += time.perf_counter() - start - size / _BYTES_PER_SECOND - _SECONDS_OF_LOCAL_READ
+            num_bytes += size
             yield file
         if seconds <= 0:
             yield from map(content, remaining)
             return
     with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
-        for window in _windows(remaining):
+        for window in _windows(remaining, _FILES_PER_TURN * _MOST_BYTES_AHEAD // max(1, num_bytes)):
             yield from pool.map(content, window)
 
 

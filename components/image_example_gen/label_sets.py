@@ -69,7 +69,7 @@ def convert(listing: Listing, options: DataOptions, root: str) -> Listing:
 
 
 def are_listed(listing: Listing) -> bool:
-    """Whether images have sets of classes that are known before they are read; those from boxes are not."""
+    """Whether images have sets of classes, and names of classes are known; those of boxes are read later."""
     return labels.has_sets(listing.label_features) and bool(listing.class_names)
 
 

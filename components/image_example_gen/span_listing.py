@@ -31,7 +31,7 @@ class _Described(NamedTuple):
       span: The span; None without spans.
       layout: Its layout.
       detection: Why that layout was chosen.
-      listing: Its listing, without entries and refused files.
+      listing: Its listing, without entries, refused files and class names.
       num_entries: Number of its entries.
     """
 
@@ -48,11 +48,13 @@ class _ListedSpans(ListedParts):
 
     Attributes:
       described: The spans.
+      class_names: All class names in folders or tables.
       removed: Labels that were removed from images with sets of classes.
       slice_values: Values of the columns, as far as they are counted.
     """
 
     described: list[_Described] = field(default_factory=list)
+    class_names: set[str] = field(default_factory=set)
     removed: label_sets.RemovedLabels = field(default_factory=label_sets.RemovedLabels)
     slice_values: dict[str, set[str]] = field(default_factory=dict)
 
@@ -60,6 +62,7 @@ class _ListedSpans(ListedParts):
         """Adds later spans."""
         super().merge(later)
         self.described += later.described
+        self.class_names |= later.class_names
         self.removed.merge(later.removed)
         for column, values in later.slice_values.items():
             self.add_values(column, values)
@@ -72,7 +75,7 @@ class _ListedSpans(ListedParts):
 
     def count(self, entries: Iterable[Entry], columns: Sequence[str]) -> Iterator[list[Entry]]:
         """Counts the entries of a span, and returns them in blocks."""
-        digest, remaining = hashlib.sha256(), iter(entries)
+        digest, remaining = hashlib.sha256(repr(tuple(columns)).encode()), iter(entries)
         while block := list(itertools.islice(remaining, ENTRIES_PER_BLOCK)):
             digest.update("".join(map(repr, block)).encode())
             # Files of many examples have no values.
@@ -94,7 +97,7 @@ def list_spans(
 
     Args:
       root: The folder that all paths start from.
-      opened: The folder of a dataset without spans.
+      opened: The folder of a dataset without spans; spans are opened where they are listed.
       chosen: The spans; none if the dataset has none.
       options: `[data]`.
       engine: As in `list_parts`.
@@ -108,8 +111,9 @@ def list_spans(
     entries, listed = list_parts(parts, lister, 1, engine)
     described = sorted(listed.described, key=lambda each: each.span.number if each.span else 0)
     first = described[0]
-    listing = _merged(root, described)
-    if any(each.listing.columns != listing.columns for each in described):
+    listing = dataclasses.replace(_merged(root, described), class_names=frozenset(listed.class_names))
+    has_containers = layouts.get(first.layout).entries_are_containers  # whose entries have no values
+    if not has_containers and any(each.listing.columns != listing.columns for each in described):
         entries = _with_columns(entries, listed, listing.columns)
     listing = class_names.rename(listing, options.rename_classes, root)
     listing = label_sets.without_removed(listing, listed.removed, listed.totals)
@@ -170,12 +174,13 @@ class _ListSpans:
             take(block)
         base = f"{span.path}/" if span else ""
         result.refused += [file._replace(path=f"{base}{file.path}") for file in listing.refused]
-        described = dataclasses.replace(listing, entries=(), refused=())
+        result.class_names |= listing.class_names
+        described = dataclasses.replace(listing, entries=(), refused=(), class_names=frozenset())
         result.described.append(_Described(span, opened.layout.name, opened.detection, described, num_entries))
 
 
 def _merged(root: str, described: Sequence[_Described]) -> Listing:
-    """Merges the listings of spans.
+    """Merges the listings of spans; their columns may differ.
 
     Raises:
       DatasetError: If they do not fit each other.
@@ -198,7 +203,7 @@ def _merged(root: str, described: Sequence[_Described]) -> Listing:
 
 
 def _with_columns(entries: Iterable[Entry], listed: _ListedSpans, columns: Sequence[str]) -> Sequence[Entry]:
-    """Gives entries the columns of all spans."""
+    """Gives entries the columns of all spans, and counts the value of those that have none."""
 
     def completed() -> Iterator[Entry]:
         remaining = iter(entries)
@@ -210,6 +215,6 @@ def _with_columns(entries: Iterable[Entry], listed: _ListedSpans, columns: Seque
                 yield entry._replace(slices=tuple(values))
 
     for column in columns:
-        if any(column not in each.listing.columns for each in listed.described):
+        if any(each.num_entries and column not in each.listing.columns for each in listed.described):
             listed.add_values(column, [tables.UNKNOWN])
     return collect(completed())

@@ -12,10 +12,10 @@ import numpy as np
 
 from components.stored import IncompatibleArtifactError, Stored
 from trainer_module import image_statistics, locations
-from trainer_module.monitored import MonitoredImages, MonitoredPredictions, TrainingEmbeddings
+from trainer_module.monitored import MonitoredImages, MonitoredPredictions, TrainingImages
 
 ARRAYS_FILE = "reference.npz"
-_TRAINING, _TRAINING_GROUPS = "training", "training_groups"
+_TRAINING, _TRAINING_GROUPS, _TRAINING_THUMBNAILS = "training", "training_groups", "training_thumbnails"
 # Int property of the artifact: the pushed version; absent if no model was pushed.
 VERSION = "version"
 
@@ -54,12 +54,12 @@ class Reference:
     Attributes:
       summary: The version, the task and the split.
       images: The images, without their pixels and names.
-      training: Embeddings of training images; None in references of earlier versions.
+      training: Training images; None in references of earlier versions.
     """
 
     summary: ReferenceSummary
     images: MonitoredImages
-    training: TrainingEmbeddings | None = None
+    training: TrainingImages | None = None
 
     @classmethod
     def read(cls, uri: str) -> Self:
@@ -90,6 +90,8 @@ class Reference:
         arrays = _arrays(self.images)
         if self.training is not None:
             arrays |= {_TRAINING: self.training.embeddings.astype(np.float16), _TRAINING_GROUPS: self.training.groups}
+            if self.training.thumbnails is not None:
+                arrays[_TRAINING_THUMBNAILS] = self.training.thumbnails.astype(np.float16)
         np.savez_compressed(buffer, **arrays)
         locations.write(locations.join(uri, ARRAYS_FILE), buffer.getvalue())
         self.summary.write(uri)
@@ -113,10 +115,15 @@ def _arrays(images: MonitoredImages) -> dict[str, Any]:
     return arrays
 
 
-def _training(arrays: dict[str, np.ndarray]) -> TrainingEmbeddings | None:
+def _training(arrays: dict[str, np.ndarray]) -> TrainingImages | None:
     if _TRAINING_GROUPS not in arrays:
         return None
-    return TrainingEmbeddings(arrays[_TRAINING].astype(np.float32), arrays[_TRAINING_GROUPS])
+    thumbnails = arrays.get(_TRAINING_THUMBNAILS)
+    return TrainingImages(
+        arrays[_TRAINING].astype(np.float32),
+        arrays[_TRAINING_GROUPS],
+        None if thumbnails is None else thumbnails.astype(np.float32),
+    )
 
 
 def _images(arrays: dict[str, np.ndarray]) -> MonitoredImages:
@@ -128,6 +135,14 @@ def _images(arrays: dict[str, np.ndarray]) -> MonitoredImages:
         predictions=MonitoredPredictions(arrays["scores"], arrays["class_ids"], arrays.get("confidence")),
         quality=arrays["quality"],
         labels=[tuple(json.loads(names)) for names in arrays["labels"].tolist()],
-        # Without groups, they are distances of another kind, of an earlier version.
-        distances=arrays.get("distances") if _TRAINING_GROUPS in arrays else None,
+        distances=_distances(arrays),
     )
+
+
+def _distances(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
+    # Without groups, they are distances of another kind, of an earlier version.
+    if "distances" not in arrays or _TRAINING_GROUPS not in arrays:
+        return None
+    values = arrays["distances"]
+    # A later version added those of thumbnails.
+    return values if values.ndim > 1 else np.column_stack([values, np.full_like(values, np.nan)])

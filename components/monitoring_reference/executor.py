@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,6 @@ from components.artifacts import Artifacts
 from components.monitoring_reference import measured
 from components.monitoring_reference.artifact import VERSION, Reference, ReferenceSummary
 from trainer_module import features, stored_options
-from trainer_module.monitored import distances
 from trainer_module.session_model import SessionModel
 
 _SEED = 22
@@ -45,12 +43,10 @@ class Executor(base_executor.BaseExecutor):
         examples = artifact_utils.get_single_instance(input_dict["examples"])
         chosen = _chosen(_count(examples, split), exec_properties["max_images"])
         model = SessionModel(path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])))
-        images = measured.measure(model, options, _batches(examples, split, chosen))
         num_train = _count(examples, features.TRAIN)
         train = _batches(examples, features.TRAIN, _chosen(num_train, exec_properties["max_images"]))
-        training = measured.training(model, options, train)
-        assert images.embeddings is not None
-        images = dataclasses.replace(images, distances=distances(images.embeddings, training))
+        training = measured.training_images(model, options, train)
+        images = measured.measure(model, options, _batches(examples, split, chosen), training)
         summary = ReferenceSummary(
             version=version,
             task=options.task.name,

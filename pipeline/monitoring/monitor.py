@@ -127,14 +127,19 @@ class Monitor:
         embeddings = logged.embeddings() if files is None else self._embedded(files)
         embeddings = None if embeddings is None else stored_embeddings(embeddings)
         training = self._reference.training
+        pixels = image_statistics.measure_all(files, Window(*summary.window)) if files else None
+        thumbnails = None if pixels is None else pixels.thumbnail
+        far = None
+        if embeddings is not None and training is not None:
+            far = distances(embeddings, thumbnails, training)
         return (
             MonitoredImages(
-                statistics=image_statistics.measure_all(files, Window(*summary.window)) if files else None,
+                statistics=None if pixels is None else pixels.statistics,
                 embeddings=embeddings,
                 predictions=self._monitoring.predictions(outputs, len(summary.classes)),
                 quality=values,
                 labels=labels,
-                distances=None if embeddings is None or training is None else distances(embeddings, training),
+                distances=far,
             ),
             notes,
         )

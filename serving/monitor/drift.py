@@ -125,7 +125,10 @@ def _embeddings(
 
 
 def _distances(reference: np.ndarray, window: np.ndarray, level: float, seed: int) -> Comparison:
-    first, second = (values[~np.isnan(values)] for values in (reference, window))
+    # A product, because its mean does not depend on their units; without pixels, embeddings alone.
+    known = ~(np.isnan(reference).all(axis=0) | np.isnan(window).all(axis=0))
+    products = (values[:, known].prod(axis=1) for values in (reference, window))
+    first, second = (values[~np.isnan(values)] for values in products)
     permutations = math.ceil(_DISTANCES_AT_LEVEL / level)
     result = two_sample.larger_mean(first, second, _POWER_OF_DISTANCES, permutations, seed)
     name, method = "distance to training images", "permutations of the mean of the fourth power"

@@ -32,7 +32,7 @@ from trainer_module.model_input import Geometry
 from trainer_module.monitored import (
     MonitoredImages,
     MonitoredPredictions,
-    TrainingEmbeddings,
+    TrainingImages,
     distances,
     stored_embeddings,
 )
@@ -138,12 +138,13 @@ class Part(NamedTuple):
     files: list[bytes]
     labels: np.ndarray
     vectors: np.ndarray
-    statistics: np.ndarray
+    pixels: image_statistics.Measured
 
     def rows(self, chosen: np.ndarray) -> Part:
         """Returns some of the images."""
         files = [self.files[index] for index in chosen]
-        return Part(files, self.labels[chosen], self.vectors[chosen], self.statistics[chosen])
+        pixels = image_statistics.Measured(*(values[chosen] for values in self.pixels))
+        return Part(files, self.labels[chosen], self.vectors[chosen], pixels)
 
 
 class Model:
@@ -155,7 +156,8 @@ class Model:
         self.known = known
         self.classifier = LogisticRegression(C=1.0, max_iter=200).fit(train.vectors[rows], train.labels[rows])
         vectors = stored(train.vectors[rows][:NUM_REFERENCE])
-        self.training = TrainingEmbeddings(vectors, train.labels[rows][:NUM_REFERENCE])
+        thumbnails = train.pixels.thumbnail[rows][:NUM_REFERENCE]
+        self.training = TrainingImages(vectors, train.labels[rows][:NUM_REFERENCE], thumbnails)
 
     def accuracy(self, part: Part) -> float:
         """Returns the share of correct predictions; images of unknown classes are errors."""
@@ -167,12 +169,12 @@ class Model:
         vectors = stored(part.vectors)
         correct = self.classifier.predict(part.vectors) == part.labels
         return MonitoredImages(
-            part.statistics,
+            part.pixels.statistics,
             vectors,
             MonitoredPredictions(scores, scores.argmax(axis=1), scores.max(axis=1)),
             correct.astype(np.float32),
             [()] * len(part.labels),
-            distances(vectors, self.training),
+            distances(vectors, part.pixels.thumbnail, self.training),
         )
 
 

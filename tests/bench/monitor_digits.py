@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from pipeline.config import loading
 from serving.monitor import drift
 from trainer_module import features, image_statistics
 from trainer_module.input_pipeline import PixelStatistics
-from trainer_module.monitored import MonitoredImages, MonitoredPredictions, TrainingEmbeddings, distances
+from trainer_module.monitored import MonitoredImages, MonitoredPredictions, TrainingImages, distances
 from trainer_module.network import build
 from trainer_module.options import TrainerOptions
 
@@ -140,7 +141,8 @@ class Network:
         trained.fit(pixels, ids, batch_size=32, epochs=EPOCHS, verbose=0)
         layer = self._network.get_layer(features.EMBEDDING_LAYER)
         self._both = keras.Model(self._network.inputs, [self._network.output, layer.output])
-        self._training = TrainingEmbeddings(self._outputs(digits.pixels[rows])[1], ids)
+        thumbnails = image_statistics.measure_all(map(_png, digits.pixels[rows])).thumbnail
+        self._training = TrainingImages(self._outputs(digits.pixels[rows])[1], ids, thumbnails)
 
     def _outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities and embeddings."""
@@ -153,13 +155,14 @@ class Network:
         scores, vectors = self._outputs(pixels)
         ids = scores.argmax(axis=1)
         correct = (self.known[ids] == self.digits.labels).astype(np.float32)
+        measured = image_statistics.measure_all(map(_png, pixels))
         return MonitoredImages(
-            image_statistics.measure_all(map(_png, pixels)),
+            measured.statistics,
             vectors,
             MonitoredPredictions(scores, ids, scores.max(axis=1)),
             correct,
             [()] * len(scores),
-            distances(vectors, self._training),
+            distances(vectors, measured.thumbnail, self._training),
         )
 
     def accuracy(self, pixels: np.ndarray) -> float:
@@ -236,7 +239,12 @@ def _with_unknown(network: Network, unknown: int, num_trials: int) -> Iterator[P
     assert images.distances is not None and images.predictions.confidence is not None
     separated = {
         f"roc_auc_{name}": float(roc_auc_score(labels[test] == unknown, values[test]))
-        for name, values in (("distance", images.distances), ("confidence", -images.predictions.confidence))
+        for name, values in (
+            ("distance", images.distances.prod(axis=1)),
+            ("distance_of_embeddings", images.distances[:, 0]),
+            ("distance_of_thumbnails", images.distances[:, 1]),
+            ("confidence", -images.predictions.confidence),
+        )
     }
     names, classes = (f"without {unknown}", f"unknown class {unknown}"), [str(each) for each in network.known]
     for name, windows, details in zip(names, (clean, mixed), ({}, {"share": share, **separated}), strict=True):
@@ -244,8 +252,8 @@ def _with_unknown(network: Network, unknown: int, num_trials: int) -> Iterator[P
 
 
 def alarms(population: Population) -> dict[str, object]:
-    """Counts windows with an alarm: in total, by test, and without the test of distances."""
-    counts, without = Counter({"alarms": 0}), 0
+    """Counts windows with an alarm: in total, by test, without thumbnails, and without the test of distances."""
+    counts, embeddings_only, without = Counter({"alarms": 0}), 0, 0
     for seed, (first, second) in enumerate(zip(population.references, population.windows, strict=True)):
         sides = rows_of(population.clean, first), rows_of(population.images, second)
         tests = drift.compare(*sides, population.classes, RATE, MIN_IMAGES, seed).tests
@@ -254,7 +262,15 @@ def alarms(population: Population) -> dict[str, object]:
         counts.update({test.name if test.name.startswith("distance") else test.kind for test in drifted})
         others = [test for test in tests if not test.name.startswith("distance")]
         without += any(test.drift for test in drift.correct(others, RATE))
-    return {**counts, "alarms_without_distances": without}
+        sides = tuple(replace(side, distances=_without_thumbnails(side.distances)) for side in sides)
+        tests = drift.compare(*sides, population.classes, RATE, MIN_IMAGES, seed).tests
+        embeddings_only += any(test.drift for test in drift.correct(tests, RATE))
+    return {**counts, "alarms_without_thumbnails": embeddings_only, "alarms_without_distances": without}
+
+
+def _without_thumbnails(distances: np.ndarray | None) -> np.ndarray:
+    assert distances is not None
+    return np.column_stack([distances[:, 0], np.full(len(distances), np.nan)])
 
 
 def evidently_alarms(python: str, population: Population) -> dict[str, object]:

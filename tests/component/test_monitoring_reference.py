@@ -66,12 +66,16 @@ def test_the_reference_is_what_the_pushed_version_predicts(stored, tiny_model, t
     correct = [label == names.encode() for label, (names,) in zip(response["label"], images.labels, strict=True)]
     assert images.quality.tolist() == [float(each) for each in correct]
     # A window computes the same values from the images of requests.
-    np.testing.assert_array_equal(images.statistics, image_statistics.measure_all(tiny_model.image_bytes))
+    pixels = image_statistics.measure_all(tiny_model.image_bytes)
+    np.testing.assert_array_equal(images.statistics, pixels.statistics)
     embed = embedding.from_saved_model(tiny_model.serving_dir)
     np.testing.assert_allclose(images.embeddings, embed(tiny_model.image_bytes), atol=1e-3)
     np.testing.assert_allclose(reference.training.embeddings, embed(tiny_model.image_bytes[:8]), atol=1e-3)
     assert reference.training.groups.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    np.testing.assert_allclose(images.distances, distances(images.embeddings, reference.training), atol=1e-3)
+    np.testing.assert_array_equal(reference.training.thumbnails, pixels.thumbnail[:8])
+    far = distances(images.embeddings, pixels.thumbnail, reference.training)
+    np.testing.assert_allclose(images.distances, far, atol=1e-3)
+    assert images.distances.shape == (12, 2)
 
 
 def test_larger_splits_are_sampled(stored, tiny_model):

@@ -176,10 +176,12 @@ def test_a_session_responds_as_the_keras_model_and_explains_its_predictions(case
     embedding = session.run_on(features.EMBED, encoded)["embedding"]
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1.0, atol=1e-5)
     parsed = [tf.train.Example.FromString(example).features.feature for example in examples]
-    monitored = measured.measure(session, case.options, [parsed[:2], parsed[2:]])
+    training = measured.training_images(session, case.options, [parsed])
+    monitored = measured.measure(session, case.options, [parsed[:2], parsed[2:]], training)
     assert monitored.predictions.scores.shape == (COUNT, len(CLASSES)) and len(monitored.embeddings) == COUNT
     assert (np.isnan(monitored.quality) | (monitored.quality >= 0) & (monitored.quality <= 1)).all()
     assert not np.isnan(monitored.statistics).any()
+    assert monitored.distances.shape == (COUNT, 2) and not np.isnan(monitored.distances).any()
     session.close()
 
 

@@ -13,7 +13,7 @@ from trainer_module.monitored import (
     MAX_DIMENSIONS,
     MonitoredImages,
     MonitoredPredictions,
-    TrainingEmbeddings,
+    TrainingImages,
     stored_embeddings,
 )
 
@@ -128,27 +128,41 @@ def test_distances_are_those_of_mahalanobis_to_the_nearest_mean(rng):
     residuals = vectors - centres[np.searchsorted([4, 7, 9], merged)]
     covariance = residuals.T @ residuals / 86
     images = np.concatenate([rng.normal(size=(7, 3)) * 5.0, np.full((1, 3), np.nan)]).astype(np.float32)
-    measured = monitored.distances(images, TrainingEmbeddings(vectors, groups))
+    measured, unknown = monitored.distances(images, None, TrainingImages(vectors, groups)).T
     expected = cdist(images[:7], centres, "mahalanobis", VI=np.linalg.inv(covariance)).min(axis=1)
     np.testing.assert_allclose(measured[:7], expected, rtol=0.05)  # a thousandth of the variance is added
+    assert np.isnan(measured[7]) and np.isnan(unknown).all()
+
+
+def test_distances_of_thumbnails_are_those_to_the_five_nearest(rng):
+    thumbnails = np.zeros((8, 64), np.float32)
+    thumbnails[:, 0] = [0.0, 1.0, 2.0, 3.0, 4.0, 50.0, 60.0, np.nan]
+    vectors = rng.normal(size=(8, 3)).astype(np.float32)
+    training = TrainingImages(vectors, np.zeros(8, int), thumbnails)
+    _, measured = monitored.distances(vectors, thumbnails, training).T
+    np.testing.assert_allclose(measured[:6], [2.0, 1.4, 1.2, 1.4, 2.0, (0 + 10 + 46 + 47 + 48) / 5], rtol=1e-6)
     assert np.isnan(measured[7])
+    few = training._replace(embeddings=vectors[:2], groups=np.zeros(2, int), thumbnails=thumbnails[:2])
+    assert monitored.distances(vectors, thumbnails, few)[:2, 1].tolist() == [0.5, 0.5]
+    for none in (None, thumbnails[7:]):  # no pixels of training images
+        assert np.isnan(monitored.distances(vectors, thumbnails, training._replace(thumbnails=none))[:, 1]).all()
 
 
 def test_few_training_images_are_enough_for_distances(rng):
     vectors = rng.normal(size=(2, 50)).astype(np.float32)
     for number in (1, 2):
-        training = TrainingEmbeddings(vectors[:number], np.zeros(number, int))
-        near, far = monitored.distances(np.stack([vectors[0], vectors[0] + 9.0]), training)
+        training = TrainingImages(vectors[:number], np.zeros(number, int))
+        near, far = monitored.distances(np.stack([vectors[0], vectors[0] + 9.0]), None, training)[:, 0]
         assert near < far < np.inf
 
 
 def test_embeddings_of_other_dimensions_have_no_distance_and_are_not_tested(rng):
     reference, window = images(rng, 50), images(rng, 50)
-    training = TrainingEmbeddings(images(rng, 50).embeddings, np.zeros(50, int))
+    training = TrainingImages(images(rng, 50).embeddings, np.zeros(50, int))
     shorter = window.embeddings[:, :-1]
-    distances = monitored.distances(shorter, training)
-    assert distances.shape == (50,) and np.isnan(distances).all()
-    reference = dataclasses.replace(reference, distances=monitored.distances(reference.embeddings, training))
+    distances = monitored.distances(shorter, None, training)
+    assert distances.shape == (50, 2) and np.isnan(distances).all()
+    reference = dataclasses.replace(reference, distances=monitored.distances(reference.embeddings, None, training))
     window = dataclasses.replace(window, embeddings=shorter, distances=distances)
     compared = drift.compare(reference, window, CLASSES, RATE, MIN_IMAGES)
     assert "embeddings" not in {test.kind for test in compared.tests}
@@ -168,10 +182,10 @@ def test_clean_windows_raise_few_alarms_and_drift_always_does(rng):
 
 
 def test_a_few_images_of_an_unknown_class_are_drift(rng):
-    training = TrainingEmbeddings(stored_embeddings(rng.normal(size=(500, 8))), np.arange(500) % 2)
+    training = TrainingImages(stored_embeddings(rng.normal(size=(500, 8))), np.arange(500) % 2)
 
     def with_distances(side):
-        return dataclasses.replace(side, distances=monitored.distances(side.embeddings, training))
+        return dataclasses.replace(side, distances=monitored.distances(side.embeddings, None, training))
 
     def drifted(reference, window):
         tests = all_tests(with_distances(reference), with_distances(window))
@@ -184,6 +198,27 @@ def test_a_few_images_of_an_unknown_class_are_drift(rng):
     assert test.name == "distance to training images" and test.window > test.reference > 0.0
     # A reference of an earlier version has no embeddings of training images.
     assert [test.name for test in all_tests(reference, with_distances(window)) if test.kind == "embeddings"] == [""]
+
+
+def test_pixels_show_images_whose_embeddings_are_those_of_a_known_class(rng):
+    training = TrainingImages(
+        stored_embeddings(rng.normal(size=(500, 8))), np.arange(500) % 2, rng.normal(size=(500, 64)).astype(np.float32)
+    )
+
+    def drifted(thumbnails):
+        sides = []
+        for side, pixels in zip((reference, window), thumbnails, strict=True):
+            far = monitored.distances(side.embeddings, pixels, training)
+            sides.append(dataclasses.replace(side, distances=far))
+        return [test.name for test in all_tests(*sides) if test.kind == "embeddings" and test.drift]
+
+    reference, window = images(rng, 800), images(rng, 300)
+    first, second = rng.normal(size=(800, 64)), rng.normal(size=(300, 64))
+    assert drifted((first, second)) == []
+    second[:18] += 3.0
+    assert drifted((first, second)) == ["distance to training images"]
+    # If requests are logged without images, only embeddings are compared.
+    assert drifted((first, None)) == drifted((None, second)) == []
 
 
 def test_only_what_moves_is_drift(rng):

@@ -18,7 +18,9 @@ def encode(pixels, format_="PNG", **options):
 
 
 def measured(encoded, **options):
-    return dict(zip(image_statistics.NAMES, image_statistics.measure(encoded, **options).tolist(), strict=True))
+    return dict(
+        zip(image_statistics.NAMES, image_statistics.measure(encoded, **options).statistics.tolist(), strict=True)
+    )
 
 
 def test_an_image_of_one_colour():
@@ -65,8 +67,9 @@ def test_large_images_keep_their_size(rng):
 
 @pytest.mark.parametrize("encoded", [b"", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
 def test_an_unreadable_file_has_no_values(encoded):
-    row = image_statistics.measure(encoded)
+    row, thumbnail = image_statistics.measure(encoded)
     assert np.isnan(row).all() and image_statistics.slices_of(row) == {}
+    assert np.isnan(thumbnail).all() and thumbnail.shape == (64,)
 
 
 def test_one_pixel():
@@ -74,7 +77,7 @@ def test_one_pixel():
 
 
 def test_slices_of_an_image(rng):
-    row = image_statistics.measure(encode(np.full((200, 100, 3), 250, np.uint8)))
+    row = image_statistics.measure(encode(np.full((200, 100, 3), 250, np.uint8))).statistics
     assert image_statistics.slices_of(row) == {
         "brightness": "bright",
         "resolution": "small",
@@ -83,4 +86,14 @@ def test_slices_of_an_image(rng):
 
 
 def test_no_image_at_all():
-    assert image_statistics.measure_all([]).shape == (0, len(image_statistics.NAMES))
+    statistics, thumbnails = image_statistics.measure_all([])
+    assert statistics.shape == (0, len(image_statistics.NAMES)) and thumbnails.shape == (0, 64)
+
+
+def test_a_thumbnail_has_the_means_of_the_parts_of_an_image(rng):
+    pixels = rng.integers(0, 256, (40, 24, 3), dtype=np.uint8)
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    expected = luma.reshape(8, 5, 8, 3).mean(axis=(1, 3)).ravel()
+    _, (first, second) = image_statistics.measure_all([encode(pixels), encode(pixels[:, ::-1])])
+    np.testing.assert_allclose(first, expected, atol=1.1)
+    np.testing.assert_allclose(second.reshape(8, 8)[:, ::-1], expected.reshape(8, 8), atol=1.1)

@@ -20,15 +20,18 @@ from components.image_example_gen import (
     mixed_shards,
     object_store,
     shards,
+    span_listing,
+    spans,
     stored_entries,
 )
 from components.image_example_gen.dataset import inspect_dataset, listed_dataset, remember
 from components.image_example_gen.entries import Entry
-from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.errors import DatasetError, UnnamedClassesError
 from components.image_example_gen.exchange import LocalExchange
+from components.image_example_gen.labels import BOX_LABEL
 from components.image_example_gen.layouts import class_folders, split_folders
 from components.image_example_gen.listing_tasks import ListingPlace
-from components.image_example_gen.opened_folder import OpenedFolder
+from components.image_example_gen.opened_folder import OpenedFolder, open_folder
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.shards import WorkFolder
 from components.image_example_gen.stored_entries import EntryTotals, StoredEntries
@@ -212,6 +215,18 @@ def test_large_files_are_not_a_slow_volume(tmp_path, monkeypatch):
         threads.clear()
         assert {len(content) for content in files.read_all(str(tmp_path), ["large.png"] * 60)} == {10_000}
         assert (len(threads) > 1) == are_threads
+    # Files that are read ahead are in memory.
+    monkeypatch.setattr(files, "_MOST_BYTES_AHEAD", 25_000)
+    windows, window_of = [], files._windows
+
+    def noted_windows(paths, most):
+        for window in window_of(paths, most):
+            windows.append(len(window))
+            yield window
+
+    monkeypatch.setattr(files, "_windows", noted_windows)
+    assert len(list(files.read_all(str(tmp_path), ["large.png"] * 55))) == 55
+    assert windows == [2, 2, 1]
 
 
 # --- Object stores ----------------------------------------------------------------------------------------------
@@ -526,6 +541,28 @@ def test_spans_with_other_columns_are_completed(tmp_path, rng, small_blocks):
     assert isinstance(listed[1].entries, tuple)  # this process has completed them
 
 
+def test_the_columns_of_a_span_are_part_of_the_fingerprint(tmp_path, rng):
+    write_manifest(tmp_path / "data" / "day-1", rng, ["site", "day"])
+    write_manifest(tmp_path / "data" / "day-2", rng, ["site"])
+    location, options = f"{tmp_path}/data/day-{{SPAN}}", DataOptions(spans="all")
+    before = inspect_dataset(location, options)
+    table = tmp_path / "data" / "day-2" / "manifest.csv"
+    table.write_text(table.read_text().replace("path,label,site", "path,label,day"))
+    after = inspect_dataset(location, options)
+    assert before.columns == after.columns == ("site", "day", "span")
+    assert before.entries[-1].slices != after.entries[-1].slices and before.fingerprint != after.fingerprint
+
+
+def test_a_span_without_images_adds_no_value_of_a_slice(tmp_path, rng):
+    write_manifest(tmp_path / "day-1", rng, ["site"])
+    for name in ("cat", "dog"):
+        (tmp_path / "day-2" / name).mkdir(parents=True)
+        (tmp_path / "day-2" / name / f"{name}.png").symlink_to("nowhere")
+    opened, chosen = open_folder(f"{tmp_path}/day-1", DataOptions()), spans.resolve(f"{tmp_path}/day-{{SPAN}}", "all")
+    listed = span_listing.list_spans(str(tmp_path), opened, chosen, DataOptions(spans="all"), None)
+    assert listed.slice_values == {"site": {"a", "b"}, "span": {"1", "2"}}
+
+
 def test_an_engine_reports_the_error_of_a_span(tmp_path, rng, small_blocks):
     for number in range(1, 5):
         write_manifest(tmp_path / "data" / f"day-{number}", rng, ["site"])
@@ -535,6 +572,40 @@ def test_an_engine_reports_the_error_of_a_span(tmp_path, rng, small_blocks):
     for engine in (None, lambda: ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))):
         with pytest.raises(DatasetError, match=r"day-3/manifest\.csv, line \d+: 5 fields, but 3 columns"):
             inspect_dataset(location, options, engine)
+    for number in range(1, 5):  # boxes in YOLO's format, without names of classes in the last span
+        root = tmp_path / "yolo" / f"day-{number}"
+        for name in ("images", "labels"):
+            (root / name).mkdir(parents=True)
+        for image in range(6):
+            (root / "images" / f"{image}.png").write_bytes(b"x")
+            (root / "labels" / f"{image}.txt").write_text(f"{image % 2} 0.5 0.5 0.2 0.2")
+        if number < 4:
+            (root / "classes.txt").write_text("cat\ndog\n")
+    location = f"{tmp_path}/yolo/day-{{SPAN}}"
+    for engine in (None, lambda: ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))):
+        with pytest.raises(UnnamedClassesError, match="day-4: the labels contain class ids") as raised:
+            inspect_dataset(location, options, engine)
+        assert raised.value.label_features == BOX_LABEL
+
+
+def test_spans_of_examples_may_differ_in_slices(tmp_path):
+    import tensorflow as tf
+
+    for number, column in enumerate(("site", "day")):
+        (tmp_path / f"day-{number}").mkdir()
+        with tf.io.TFRecordWriter(str(tmp_path / f"day-{number}" / "images.tfrecord")) as writer:
+            for image in range(4):
+                example = tf.train.Example()
+                for key, value in (
+                    ("image/encoded", b"x"),
+                    ("image/class/text", f"{image % 2}".encode()),
+                    (f"slice/{column}", b"a"),
+                ):
+                    example.features.feature[key].bytes_list.value.append(value)
+                writer.write(example.SerializeToString())
+    options = DataOptions(spans="all", classes=["0", "1"])
+    listed = inspect_dataset(f"{tmp_path}/day-{{SPAN}}", options)
+    assert len(listed.entries) == 2 and set(listed.columns) == {"site", "day"}
 
 
 # --- In files ---------------------------------------------------------------------------------------------------

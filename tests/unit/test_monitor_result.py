@@ -14,7 +14,7 @@ from trainer_module import image_statistics
 from trainer_module.monitored import (
     MonitoredImages,
     MonitoredPredictions,
-    TrainingEmbeddings,
+    TrainingImages,
     distances,
     stored_embeddings,
 )
@@ -71,8 +71,9 @@ def reference(rng):
         version=7, task="classification", classes=("ä", "b", "c"), ignore_id=None, window=(0, 65535), split="test",
         images=num, split_images=40,
     )  # fmt: skip
-    training = TrainingEmbeddings(stored_embeddings(rng.normal(size=(12, 5))), np.arange(12) % 2)
-    images = dataclasses.replace(images, distances=distances(images.embeddings, training))
+    thumbnails = rng.integers(0, 256, (num + 12, 64)).astype(np.float32)
+    training = TrainingImages(stored_embeddings(rng.normal(size=(12, 5))), np.arange(12) % 2, thumbnails[num:])
+    images = dataclasses.replace(images, distances=distances(images.embeddings, thumbnails[:num], training))
     return Reference(summary, images, training)
 
 
@@ -109,6 +110,16 @@ def test_distances_of_another_kind_of_an_earlier_version_are_not_compared(refere
         np.savez(tmp_path / "reference.npz", **{name: arrays[name] for name in arrays if name != "training_groups"})
     read = Reference.read(str(tmp_path))
     assert read.training is None and read.images.distances is None and len(read.images) == len(reference.images)
+
+
+def test_a_reference_of_an_earlier_version_has_no_thumbnails(reference, tmp_path):
+    embeddings = reference.images.distances[:, 0]
+    earlier = dataclasses.replace(reference.images, distances=embeddings)
+    Reference(reference.summary, earlier, reference.training._replace(thumbnails=None)).write(str(tmp_path))
+    read = Reference.read(str(tmp_path))
+    assert read.training.thumbnails is None
+    np.testing.assert_array_equal(read.images.distances[:, 0], embeddings)
+    assert read.images.distances.shape == (30, 2) and np.isnan(read.images.distances[:, 1]).all()
 
 
 def test_a_reference_of_another_version_is_refused(reference, tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ class Listing:
     notes: tuple[str, ...] = ()
 
     def merged(self, others: Iterable[Self]) -> Self:
-        """Returns the files of this and other listings of the same columns and label features; its class list stays."""
+        """Returns the files of this and other listings of the same label features; its columns and class list stay."""
         listings = [self, *others]
         return dataclasses.replace(
             self,
