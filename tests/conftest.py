@@ -326,13 +326,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 @pytest.fixture(scope="session")
 def other_numbers(tiny_model: TinyModel) -> Any:
     """The tiny model's configuration with another value for every number that a search could change."""
-    from trainer_module import search_space
+    from trainer_module import search_space, tasks
 
     kinds = search_space.numeric_fields(tiny_model.options)
+    unsupported = {f"augmentation.{key}" for key in tasks.get(tiny_model.options.task.name).unsupported_augmentation}
     values = {
         name: 3 if kind is int else 0.125
         for name, kind in kinds.items()
-        if not search_space.missing_condition(tiny_model.options, name)
+        if name not in unsupported and not search_space.missing_condition(tiny_model.options, name)
     }
     return search_space.replace_values(tiny_model.options, values)
 
