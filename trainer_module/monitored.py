@@ -1,4 +1,4 @@
-"""The arrays that monitoring compares: of the test split, and of a window of requests. NumPy only."""
+"""The arrays that monitoring compares: of the test split, and of a window of requests. NumPy and SciPy only."""
 
 from __future__ import annotations
 
