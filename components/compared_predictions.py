@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import features, keras_file, preprocessing, tasks
+from trainer_module import features, preprocessing, tasks, test_time_augmentation
 from trainer_module.model_input import Geometry, Size, limited
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import Comparison
@@ -67,7 +67,7 @@ class Comparer:
         """
         self._options = options
         self._task = tasks.get(options.task.name)
-        model = keras_file.load(keras_path)
+        model = test_time_augmentation.load(keras_path, options)
         self._apply = tf.function(
             lambda images: model(tf.cast(images, tf.float32), training=False), reduce_retracing=True, autograph=False
         )

@@ -8,7 +8,7 @@ import os
 import keras
 import tensorflow as tf
 
-from trainer_module import features, tasks
+from trainer_module import features, tasks, test_time_augmentation
 from trainer_module.fused_normalization import fused
 from trainer_module.options import TrainerOptions
 
@@ -33,7 +33,8 @@ def export(
       tft_layer: The transform graph.
       raw_feature_spec: How to parse a raw example.
       serving_dir: Receives the SavedModel (`saved_model.pb`, `variables/`, `assets/`) and `assets.extra/labels.json`.
-      run_dir: Receives `model.keras`: Keras 3 cannot reload a SavedModel, and Pusher would copy all of serving_dir.
+      run_dir: Receives `model.keras`, which contains the network without test-time augmentation: Keras 3 cannot reload
+        a SavedModel, and Pusher would copy all of serving_dir.
     """
     archive = keras.export.ExportArchive()
     # Variables are saved with the functions that use them, tables are not. Tracking the model itself would trace it.
@@ -41,8 +42,9 @@ def export(
         archive.track(table)
     archive.track(tft_layer)
     signatures = tasks.get(options.task.name).export.signatures
-    with fused(model):
-        for name, endpoint in signatures(model, options, tft_layer, raw_feature_spec).items():
+    predictor = test_time_augmentation.averaged(model, options)
+    with fused(predictor):
+        for name, endpoint in signatures(predictor, options, tft_layer, raw_feature_spec).items():
             # The archive traces every function twice; of a traced one, only the call.
             archive.add_endpoint(name, endpoint.traced().compute, input_signature=endpoint.inputs)
         archive.write_out(serving_dir, verbose=False)

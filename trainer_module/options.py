@@ -297,6 +297,26 @@ class FineTuningOptions(Section):
     )
 
 
+class TestTimeAugmentationOptions(Section):
+    """`[test_time_augmentation]`: changed copies of an image whose predictions are averaged.
+
+    Evaluation, explanations and the exported model average them; training and its validation do not. A change trains
+    again, because Trainer exports the model.
+    """
+
+    horizontal_flip: bool = Field(
+        default=False,
+        description="Average with the predictions for the mirrored image. A prediction takes twice as long.",
+    )
+    scales: tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...] = Field(
+        default=(),
+        max_length=8,
+        description="Average with the predictions for the image at other sizes: factors of the height and the width, "
+        "which are rounded to a multiple of the largest stride of the network. A prediction takes longer in proportion "
+        "to the pixels. Only with `model.name` = `unet`.",
+    )
+
+
 class ServedExplanationOptions(Section):
     """The part of `[grad_cam]` that is exported with the model."""
 
@@ -424,6 +444,7 @@ class TrainerOptions(Section):
     model: ModelSection
     training: TrainingOptions = TrainingOptions()
     fine_tuning: FineTuningOptions = FineTuningOptions()
+    test_time_augmentation: TestTimeAugmentationOptions = TestTimeAugmentationOptions()
     grad_cam: ExplanationOptions = ExplanationOptions()
 
     @model_validator(mode="after")
@@ -434,11 +455,15 @@ class TrainerOptions(Section):
     @property
     def training_size(self) -> Size:
         """Height and width of training images after augmentation, pixels."""
-        share, (height, width) = self.augmentation.crop, self.transform.image_size
-        if not share:
-            return height, width
-        stride = max(self.model.pyramid_strides())
-        return max(1, round(share * height / stride)) * stride, max(1, round(share * width / stride)) * stride
+        share = self.augmentation.crop
+        return scaled_size(self.transform.image_size, share, self.model) if share else self.transform.image_size
+
+
+def scaled_size(size: Size, factor: float, model: ModelOptions) -> Size:
+    """Multiplies height and width, and rounds them to multiples of the largest stride of the network."""
+    stride = max(model.pyramid_strides())
+    height, width = (max(1, round(factor * side / stride)) * stride for side in size)
+    return height, width
 
 
 class TrainerSections(Protocol):
@@ -450,6 +475,7 @@ class TrainerSections(Protocol):
     model: ModelOptions
     training: TrainingOptions
     fine_tuning: FineTuningOptions
+    test_time_augmentation: TestTimeAugmentationOptions
     grad_cam: ExplanationOptions
 
 
@@ -462,7 +488,11 @@ def check_sections(sections: TrainerSections) -> None:
     _check_model(sections.model, sections.transform)
     _check_fine_tuning(sections.model, sections.training, sections.fine_tuning)
     _check_labels(sections.task, sections.augmentation, sections.training)
-    _check_crop(sections.model, sections.transform, sections.augmentation)
+    if sections.augmentation.crop:
+        _check_any_size("augmentation.crop", "0", sections.model, sections.transform)
+    if sections.test_time_augmentation.scales:
+        _check_any_size("test_time_augmentation.scales", "[]", sections.model, sections.transform)
+    _check_test_time_augmentation(sections)
     _check_explanations(sections.task, sections.grad_cam)
 
 
@@ -482,23 +512,40 @@ def _check_model(model: ModelOptions, transform: TransformOptions) -> None:
         )
 
 
-def _check_crop(model: ModelOptions, transform: TransformOptions, augmentation: AugmentationOptions) -> None:
-    """Rejects training on parts of the images by a network for images of one size."""
-    if not augmentation.crop:
-        return
+def _check_any_size(key: str, off: str, model: ModelOptions, transform: TransformOptions) -> None:
+    """Rejects a key that changes the size of the images, for a network for images of one size."""
     if not model.accepts_any_size():
         raise ValueError(
-            f'augmentation.crop requires a network for images of any size, and that of model.name = "{model.name}" is '
-            'for images of one size: use model.name = "unet", or set augmentation.crop = 0'
+            f'{key} requires a network for images of any size, and that of model.name = "{model.name}" is for images '
+            f'of one size: use model.name = "unet", or set {key} = {off}'
         )
     height, width = transform.image_size
     stride = max(model.pyramid_strides())
     if height % stride or width % stride:
         nearest = [max(stride, round(side / stride) * stride) for side in (height, width)]
         raise ValueError(
-            f"augmentation.crop requires a height and a width that are multiples of {stride}, and transform.image_size "
-            f"is {[height, width]}: set {nearest}, or augmentation.crop = 0"
+            f"{key} requires a height and a width that are multiples of {stride}, and transform.image_size is "
+            f"{[height, width]}: set {nearest}, or {key} = {off}"
         )
+
+
+def _check_test_time_augmentation(sections: TrainerSections) -> None:
+    """Rejects views of an image whose predictions cannot be averaged, and sizes that are averaged twice."""
+    views, spec = sections.test_time_augmentation, tasks.get(sections.task.name)
+    if (views.horizontal_flip or views.scales) and spec.restore_outputs is None:
+        raise ValueError(
+            f'test_time_augmentation does not support task.name = "{sections.task.name}", whose predictions for '
+            "several views of an image cannot be averaged: remove the section"
+        )
+    sizes = {sections.transform.image_size: 1.0}
+    for scale in views.scales:
+        size = scaled_size(sections.transform.image_size, scale, sections.model)
+        if size in sizes:
+            raise ValueError(
+                f"test_time_augmentation.scales: {scale:g} gives the same size as {sizes[size]:g}, {list(size)} px: "
+                "remove one of them (the image itself, scale 1, is always included)"
+            )
+        sizes[size] = scale
 
 
 def _check_fine_tuning(model: ModelOptions, training: TrainingOptions, fine_tuning: FineTuningOptions) -> None:

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -15,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import augmentation, distribution, features, models, optimizers, precision, tasks
+from trainer_module.any_size import accepting_any_size
 from trainer_module.checkpoints import Checkpoint, CheckpointFile
 from trainer_module.data_wait import DataWait
 from trainer_module.frozen_features import frozen_features
@@ -334,7 +334,7 @@ def _run_phase(
     wait = None if tf.distribute.has_strategy() else DataWait()
     distribution.prepare_fit(model, fit.train_data)
     crops = training.options.augmentation.crop
-    with fused(model), _accepting_any_size(model) if crops else contextlib.nullcontext():
+    with fused(model), accepting_any_size(model) if crops else contextlib.nullcontext():
         model.fit(
             wait.measure(fit.train_data)
             if wait
@@ -354,30 +354,6 @@ def _run_phase(
             shuffle=False,  # the data are shuffled already
             verbose=0,
         )
-
-
-@contextlib.contextmanager
-def _accepting_any_size(model: keras.Model) -> Iterator[None]:
-    """Lets a model, whose layers slide over the image, take parts of images in training and whole ones in validation.
-
-    Keras checks the size for which a model was built.
-    """
-    models_ = list(_models_within(model))
-    specifications = [each.input_spec for each in models_]
-    for each in models_:
-        each.input_spec = None
-    try:
-        yield
-    finally:
-        for each, specification in zip(models_, specifications, strict=True):
-            each.input_spec = specification
-
-
-def _models_within(model: keras.Model) -> Iterator[keras.Model]:
-    yield model
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _models_within(layer)
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

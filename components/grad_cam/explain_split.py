@@ -15,7 +15,7 @@ from components.grad_cam import artifact, heat_maps, predictions, selection
 from components.grad_cam.faithfulness_gate import MeanAndCount
 from components.grad_cam.predictions import ImageBatch, PredictionBatch, PredictionId
 from components.grad_cam.selection import Selection
-from trainer_module import faithfulness, features, grad_cam, keras_file, overlays, tasks
+from trainer_module import faithfulness, features, grad_cam, keras_file, overlays, tasks, test_time_augmentation
 from trainer_module.fused_normalization import fused
 from trainer_module.grad_cam import ExplainedBatch
 from trainer_module.options import TrainerOptions
@@ -115,7 +115,8 @@ class _Network:
     """The functions of one model; each is traced on first use."""
 
     def __init__(self, keras_path: str, options: TrainerOptions) -> None:
-        model, explained = keras_file.load(keras_path), options.grad_cam
+        plain, explained = keras_file.load(keras_path), options.grad_cam
+        model = test_time_augmentation.averaged(plain, options)
         explanation = tasks.get(options.task.name).explanation
 
         @tf.function(reduce_retracing=True, autograph=False)
@@ -125,7 +126,8 @@ class _Network:
 
         self.predict = predict
         self.explain = grad_cam.explainer(model, explanation, explained.method, explained.layer)
-        self.measure = faithfulness.measurer(model, explanation, explained.faithfulness_steps)
+        # The heat map is that of the plain network, which is measured: other views would repeat it for every step.
+        self.measure = faithfulness.measurer(plain, explanation, explained.faithfulness_steps)
 
 
 class _NetworkDoFn(beam.DoFn):

@@ -15,7 +15,7 @@ from components import classes
 from components.artifacts import Artifacts
 from components.serving_validator import checks
 from components.serving_validator.options import ServingLimits
-from trainer_module import features, input_pipeline, keras_file, stored_options
+from trainer_module import features, input_pipeline, stored_options, test_time_augmentation
 
 
 class Executor(base_executor.BaseExecutor):
@@ -39,7 +39,7 @@ class Executor(base_executor.BaseExecutor):
         options = classes.trainer_options(exec_properties["options"], input_dict)
         report = checks.check_export(
             export_dir,
-            keras_file.load(os.path.join(model_run, features.KERAS_FILE)),
+            test_time_augmentation.load(os.path.join(model_run, features.KERAS_FILE), options),
             stored_options.with_stored_task(options, model_run),
             list(examples.take(limits.validation_examples).as_numpy_iterator()),
             limits,

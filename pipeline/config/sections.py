@@ -30,6 +30,7 @@ from trainer_module.options import (
     FineTuningOptions,
     ModelSection,
     TaskSection,
+    TestTimeAugmentationOptions,
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
@@ -136,6 +137,7 @@ class PipelineConfig(Section):
     training: TrainingOptions = TrainingOptions()
     task: TaskSection = Field(default_factory=default_task)
     fine_tuning: FineTuningOptions = FineTuningOptions()
+    test_time_augmentation: TestTimeAugmentationOptions = TestTimeAugmentationOptions()
     tuner: TunerOptions = TunerOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     grad_cam: ExplanationOptions = ExplanationOptions()
@@ -270,6 +272,7 @@ class PipelineConfig(Section):
             training=self.training,
             task=self.task,
             fine_tuning=self.fine_tuning,
+            test_time_augmentation=self.test_time_augmentation,
             grad_cam=self.grad_cam,
         )
 

@@ -25,7 +25,7 @@ import segmentation_textbook
 import tensorflow as tf
 
 from pipeline.config import loading
-from trainer_module import fitting, preprocessing, tasks
+from trainer_module import fitting, preprocessing, tasks, test_time_augmentation
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.fitting import TrainingData
 from trainer_module.input_pipeline import PixelStatistics
@@ -99,9 +99,11 @@ def measure(model: keras.Model, part: Part, options: TrainerOptions) -> dict[str
     """
     num_classes, matrix = len(options.classes), 0
     decode = tasks.get("segmentation").decode
+    # Outside of a graph, Keras keeps the outputs of all layers.
+    apply = tf.function(lambda images: model(images, training=False), reduce_retracing=True, autograph=False)
     for first in range(0, len(part.images), _BATCH_SIZE):
         batch = slice(first, first + _BATCH_SIZE)
-        logits = model(tf.cast(part.images[batch], tf.float32), training=False)[..., :num_classes]
+        logits = apply(tf.cast(part.images[batch], tf.float32))[..., :num_classes]
         masks = part.full_masks[batch]
         predicted = decode(logits, options, tf.constant([masks.shape[1:]] * len(masks)))
         matrix += confusion_matrix(masks, predicted, num_classes, options.ignore_id)
@@ -132,10 +134,11 @@ def main() -> None:
             run_dir = str(arguments.keep / form if arguments.keep else temporary)
             start, cpu_start = time.perf_counter(), time.process_time()
             if form == TEXTBOOK:
-                model = segmentation_textbook.train(parts["train"], parts["validation"], budget)
+                model = predictor = segmentation_textbook.train(parts["train"], parts["validation"], budget)
             else:
                 checkpoint = CheckpointFile(arguments.checkpoint, key=options.model_dump_json())
                 model = train(options, parts, run_dir, checkpoint)
+                predictor = test_time_augmentation.averaged(model, options)
         taken, cpu_taken = (time.perf_counter() - start) / 60, (time.process_time() - cpu_start) / 60
         budget = cpu_taken if form == PRETRAINED else budget
         if arguments.keep:
@@ -144,7 +147,7 @@ def main() -> None:
         report |= {"minutes": round(taken, 1), "cpu_minutes": round(cpu_taken, 1)}
         report |= {f"{name}_images": len(part.images) for name, part in parts.items()}
         for name in ("validation", "test"):
-            report[name] = measure(model, parts[name], options)
+            report[name] = measure(predictor, parts[name], options)
         print(json.dumps(report), flush=True)
 
 

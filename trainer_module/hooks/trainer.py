@@ -7,7 +7,16 @@ import tempfile
 import tensorflow as tf
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from trainer_module import distribution, export, features, fitting, input_pipeline, search_space, tasks
+from trainer_module import (
+    distribution,
+    export,
+    features,
+    fitting,
+    input_pipeline,
+    search_space,
+    tasks,
+    test_time_augmentation,
+)
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.hooks.inputs import read_inputs
 from trainer_module.locations import is_remote
@@ -53,7 +62,8 @@ def run_fn(fn_args: FnArgs) -> None:
         )
         if is_chief:
             validation = input_pipeline.batch_examples(inputs.data.validation, options.training.batch_size)
-            options = tasks.get(options.task.name).calibrate(model, validation, options)
+            predictor = test_time_augmentation.averaged(model, options)
+            options = tasks.get(options.task.name).calibrate(predictor, validation, options)
             export.export(
                 model,
                 options,

@@ -389,6 +389,11 @@ class Labeling:
 # === Task ===
 
 
+def same_outputs(outputs: tf.Tensor, is_mirrored: bool, size: Size) -> tf.Tensor:
+    """Restores outputs of whole images, which have no positions."""
+    return outputs
+
+
 def _without_sample_weight(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
     return train_data
 
@@ -426,6 +431,9 @@ class TaskSpec:
       unsupported_augmentation: Keys of `[augmentation]` that the label does not support.
       augment: options → (seed int [2], images, labels, *sample weights) → the same, augmented.
       head: (feature maps, num_classes, options) → logits, with the layer name `features.LOGITS_LAYER`.
+      restore_outputs: (outputs for a view of the image, whether it is mirrored, height and width of the model input) →
+        the outputs in positions of the model input, which can be averaged with others. None if outputs cannot be
+        averaged: `[test_time_augmentation]` is not supported then.
       loss: (options, train data) → the loss of logits and labels; without train data class weights are 1.
       sample_weight: (train data, options) → the train data, with a third component if examples have weights.
       training_metrics: options → metrics that are computed during training.
@@ -460,6 +468,7 @@ class TaskSpec:
     unsupported_augmentation: tuple[str, ...] = ()
     augment: Callable[[TrainerOptions], Callable[..., tuple[tf.Tensor, ...]]]
     head: Callable[[FeatureMaps, int, TrainerOptions], keras.KerasTensor]
+    restore_outputs: Callable[[tf.Tensor, bool, Size], tf.Tensor] | None = None
     loss: Callable[..., keras.losses.Loss]
     sample_weight: Callable[[tf.data.Dataset, TrainerOptions], tf.data.Dataset] = _without_sample_weight
     training_metrics: Callable[[TrainerOptions], list[keras.metrics.Metric]]

@@ -26,6 +26,7 @@ from trainer_module.tasks._spec import (
     RawLabel,
     Subject,
     TaskSpec,
+    same_outputs,
 )
 
 if TYPE_CHECKING:
@@ -309,6 +310,7 @@ TASK = TaskSpec(
     unsupported_augmentation=("crop",),
     augment=_augment,
     head=pooled_head,
+    restore_outputs=same_outputs,
     loss=_loss,
     sample_weight=_sample_weight,
     training_metrics=_training_metrics,

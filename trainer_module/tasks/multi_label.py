@@ -28,6 +28,7 @@ from trainer_module.tasks._spec import (
     RawLabel,
     Subject,
     TaskSpec,
+    same_outputs,
 )
 
 if TYPE_CHECKING:
@@ -475,6 +476,7 @@ TASK = TaskSpec(
     unsupported_augmentation=("crop",),
     augment=_augment,
     head=_head,
+    restore_outputs=same_outputs,
     loss=_loss,
     training_metrics=_training_metrics,
     objectives=(Objective("val_loss", "min"), Objective("val_macro_ap", "max")),

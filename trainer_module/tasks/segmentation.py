@@ -129,6 +129,14 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
     return layers.Resizing(*size, dtype="float32", name=features.LOGITS_LAYER)(x)
 
 
+def _restore_outputs(logits: tf.Tensor, is_mirrored: bool, size: Size) -> tf.Tensor:
+    """Mirrors logits back and resizes them: float32 [N, *size of the view, C] → [N, *size, C]."""
+    import tensorflow as tf
+
+    logits = tf.reverse(logits, [2]) if is_mirrored else logits
+    return logits if tuple(logits.shape[1:3]) == size else tf.image.resize(logits, size)
+
+
 # === Training ===
 
 
@@ -439,6 +447,7 @@ TASK = TaskSpec(
     unsupported_augmentation=("random_erasing", "mixup", "cutmix"),
     augment=_augment,
     head=_head,
+    restore_outputs=_restore_outputs,
     loss=_loss,
     training_metrics=_training_metrics,
     objectives=(
