@@ -74,11 +74,12 @@ class _AverageOfViews(keras.layers.Layer):
         size: Size = tuple(pixels.shape[1:3])
         total = outputs
         for view in self._views:
-            seen = pixels if view.size == size else tf.image.resize(pixels, view.size)
-            seen = tf.reverse(seen, [2]) if view.is_mirrored else seen
-            with accepting_any_size(self._network):
+            # One view after another: together, their feature maps would need several times the memory.
+            with tf.control_dependencies([total]), accepting_any_size(self._network):
+                seen = tf.identity(pixels) if view.size == size else tf.image.resize(pixels, view.size)
+                seen = tf.reverse(seen, [2]) if view.is_mirrored else seen
                 other = self._network(seen, training=False)
-            total += self._restore(tf.cast(other, outputs.dtype), view.is_mirrored, size)
+                total += self._restore(tf.cast(other, outputs.dtype), view.is_mirrored, size)
         return total / (1 + len(self._views))
 
     def compute_output_spec(self, pixels: Any, outputs: keras.KerasTensor) -> keras.KerasTensor:

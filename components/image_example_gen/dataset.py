@@ -50,7 +50,8 @@ class Dataset:
       layout: Name of the layout.
       root: The folder that all paths start from.
       label_features: Raw example features of the label that every example has.
-      entries: The files to read, by path; those of a large dataset may be in files (`StoredEntries`).
+      entries: The files to read, by path, or by part and path if a table is listed in parts; those of a large dataset
+        may be in files (`StoredEntries`).
       refused: The files that are not used.
       classes: Class names in the order of their ids: as configured or as the dataset lists them, else alphabetical.
       ignore_id: The id of mask pixels that do not count, if there is one.
@@ -135,7 +136,7 @@ def inspect_dataset(location: str, options: DataOptions, engine: Engine | None =
     Args:
       location: A folder, a manifest, or a path with `{SPAN}`; local, or any that TensorFlow's file system reads.
       options: `[data]`.
-      engine: Lists class folders or spans if there are very many images; see `list_parts`.
+      engine: Lists class folders, spans or parts of a table if there are very many images; see `list_parts`.
 
     Raises:
       DatasetError: If it does not exist, if its layout or a table contradicts itself, or if a class has no images, or

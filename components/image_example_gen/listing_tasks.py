@@ -27,6 +27,7 @@ from components.image_example_gen.stored_entries import (
     sketch,
 )
 from components.image_example_gen.stored_entries import Block as StoredBlock
+from components.image_example_gen.table_parts import IndivisibleTableError
 from trainer_module import locations
 
 _PARTS = "parts"
@@ -110,7 +111,11 @@ Lister = Callable[[Sequence[Any], Callable[[Sequence[Entry]], None]], _Parts]
 
 
 def list_parts(
-    parts: Sequence[Any], lister: Lister[_Parts], per_task: int, engine: Engine | None = None
+    parts: Sequence[Any],
+    lister: Lister[_Parts],
+    per_task: int,
+    engine: Engine | None = None,
+    remainder: Callable[[_Parts], Sequence[Any]] = lambda listed: (),
 ) -> tuple[Sequence[Entry], _Parts]:
     """Lists the parts of a dataset.
 
@@ -120,15 +125,18 @@ def list_parts(
       per_task: Number of parts that this process lists at a time.
       engine: Returns where parts are listed as soon as this process has listed a million files; if absent, it lists
         all of them.
+      remainder: Returns what this process lists after all parts.
 
     Returns:
       The entries of all parts, one part after another, and the rest.
 
     Raises:
       DatasetError: If a part must not be read.
+      IndivisibleTableError: If parts must be listed together.
     """
-    temporary = TemporaryFolder.local()
-    store = WorkFolder(temporary.location)
+    local = TemporaryFolder.local()
+    temporary: TemporaryFolder | None = local
+    store, is_shared = WorkFolder(local.location), False
     total, first = _list_task(store, 0, lister, parts[:per_task]), per_task
     while first < len(parts) and (engine is None or total.num_files <= _MOST_IN_PROCESS):
         total.merge(_list_task(store, first, lister, parts[first : first + per_task]))
@@ -137,16 +145,12 @@ def list_parts(
         place = engine()
         for block in total.blocks:  # the workers get these too
             locations.write(place.folder.path(*block[:2]), locations.read(store.path(*block[:2])))
-        temporary.delete()
+        store, temporary, is_shared = place.folder, place.temporary, True
         _list_on(place, lister, parts[first:], first, total)
-        entries = StoredEntries(place.folder, total.blocks, temporary=place.temporary, is_shared=True)
-    else:
-        entries = StoredEntries(store, total.blocks, temporary=temporary)
-    if len(entries) > IMAGES_PER_PARTITION:
-        return entries, total.rest
-    small = tuple(entries)
-    temporary.delete()
-    return small, total.rest
+    if last := remainder(total.rest):
+        total.merge(_list_task(store, len(parts), lister, last))
+    entries = StoredEntries(store, total.blocks, temporary=temporary, is_shared=is_shared)
+    return (entries if len(entries) > IMAGES_PER_PARTITION else tuple(entries)), total.rest
 
 
 @dataclass
@@ -212,5 +216,5 @@ class _Task:
         task = self.first_task + partition
         try:
             return _list_task(self.store, task, self.lister, self.store.load(_PARTS, task))
-        except (DatasetError, OSError, UnreadableFileError) as error:
+        except (DatasetError, IndivisibleTableError, OSError, UnreadableFileError) as error:
             return error  # users can fix it; the engine would try again, and wrap it

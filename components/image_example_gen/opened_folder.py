@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from components.image_example_gen import files, label_sets, labelled_span, layouts, tables
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import Detection, Folder, LayoutSpec, Listing
 from components.image_example_gen.options import AUTO, DataOptions
+from components.image_example_gen.tables import Row
 from trainer_module.locations import join
 
 
@@ -47,6 +49,21 @@ class OpenedFolder:
         """
         with self.with_evidence():
             return label_sets.convert(self.layout.list_entries(self.folder, self.options), self.options, self.root)
+
+    def parts(self) -> Sequence[Any]:
+        """Returns parts that `list_part` lists, together all files; none if they cannot be listed apart."""
+        return self.layout.parts(self.folder, self.options)
+
+    def list_part(self, part: Any, unresolved: Sequence[Row]) -> Listing:
+        """Lists a part, or rows that parts have left unresolved.
+
+        Raises:
+          IndivisibleTableError: If the parts must be listed together.
+          DatasetError: If a table contradicts itself.
+        """
+        assert self.layout.list_part is not None
+        listing = self.layout.list_part(self.folder, self.options, part, unresolved)
+        return label_sets.convert(listing, self.options, self.root)
 
     def has_separate_folders(self) -> bool:
         """Whether folders decide about their files, and nothing else does: no table, and no label that is a set."""

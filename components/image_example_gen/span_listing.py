@@ -1,13 +1,14 @@
-"""Lists spans apart from each other, each by its layout; a dataset without spans is listed as a single one."""
+"""Lists spans apart from each other, each by its layout; without spans, parts of a large table or the whole dataset."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from components.image_example_gen import class_list, class_names, corrections, label_sets, labels, layouts, tables
 from components.image_example_gen.entries import Entry
@@ -18,10 +19,26 @@ from components.image_example_gen.opened_folder import OpenedFolder, open_folder
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.spans import Span
 from components.image_example_gen.stored_entries import ENTRIES_PER_BLOCK, collect, sorted_by_path
+from components.image_example_gen.table_parts import IndivisibleTableError
 from trainer_module.locations import join
 
 SPAN_COLUMN = "span"
+_MOST_UNRESOLVED = 100_000  # rows that are in memory
 MOST_COUNTED = 10_000  # values of a column; each is in memory meanwhile
+
+
+class _Part(NamedTuple):
+    """A part of the dataset that is listed apart from the others.
+
+    Attributes:
+      span: A span; None without spans.
+      part: A part of a dataset without spans, as its layout divides it; None if it is listed as a whole.
+      unresolved: Rows of all parts whose files must be compared with all others.
+    """
+
+    span: Span | None = None
+    part: Any = None
+    unresolved: tuple[tables.Row, ...] = ()
 
 
 class _Described(NamedTuple):
@@ -51,12 +68,14 @@ class _ListedSpans(ListedParts):
       class_names: All class names in folders or tables.
       removed: Labels that were removed from images with sets of classes.
       slice_values: Values of the columns, as far as they are counted.
+      unresolved: Rows of parts that are listed at the end.
     """
 
     described: list[_Described] = field(default_factory=list)
     class_names: set[str] = field(default_factory=set)
     removed: label_sets.RemovedLabels = field(default_factory=label_sets.RemovedLabels)
     slice_values: dict[str, set[str]] = field(default_factory=dict)
+    unresolved: list[tables.Row] = field(default_factory=list)
 
     def merge(self, later: Self) -> None:
         """Adds later spans."""
@@ -64,6 +83,9 @@ class _ListedSpans(ListedParts):
         self.described += later.described
         self.class_names |= later.class_names
         self.removed.merge(later.removed)
+        self.unresolved += later.unresolved
+        if len(self.unresolved) > _MOST_UNRESOLVED:
+            raise IndivisibleTableError
         for column, values in later.slice_values.items():
             self.add_values(column, values)
 
@@ -106,9 +128,14 @@ def list_spans(
       DatasetError: If a layout or a table contradicts itself, or if spans do not fit each other.
     """
     # In the order of all paths: names contain no slash.
-    parts: list[Span | None] = [*sorted(chosen, key=lambda span: f"{span.path}/")] or [None]
+    parts = [_Part(span) for span in sorted(chosen, key=lambda span: f"{span.path}/")]
     lister = _ListSpans(root, options, None if chosen else opened)
-    entries, listed = list_parts(parts, lister, 1, engine)
+    if not chosen:
+        parts = [_Part(part=part) for part in opened.parts()]
+    try:
+        entries, listed = list_parts(parts or [_Part()], lister, 1, engine, functools.partial(_remainder, parts))
+    except IndivisibleTableError:
+        entries, listed = list_parts([_Part()], lister, 1)
     described = sorted(listed.described, key=lambda each: each.span.number if each.span else 0)
     first = described[0]
     listing = dataclasses.replace(_merged(root, described), class_names=frozenset(listed.class_names))
@@ -128,6 +155,10 @@ def list_spans(
     return ListedDataset(root, first.layout, first.detection, listing, listed, listed.slice_values, corrected)
 
 
+def _remainder(parts: Sequence[_Part], listed: _ListedSpans) -> list[_Part]:
+    return [parts[0]._replace(unresolved=tuple(listed.unresolved))] if listed.unresolved else []
+
+
 @dataclass(frozen=True)
 class _ListSpans:
     """Lists some spans; see `Lister`."""
@@ -136,15 +167,17 @@ class _ListSpans:
     options: DataOptions
     opened: OpenedFolder | None = None
 
-    def __call__(self, parts: Sequence[Span | None], take: Callable[[Sequence[Entry]], None]) -> _ListedSpans:
+    def __call__(self, parts: Sequence[_Part], take: Callable[[Sequence[Entry]], None]) -> _ListedSpans:
         result = _ListedSpans(removed=label_sets.RemovedLabels(self.options.classes))
-        for span in parts:
-            self._list(span, take, result)
+        for part in parts:
+            self._list(part, take, result)
         return result
 
-    def _list(self, span: Span | None, take: Callable[[Sequence[Entry]], None], result: _ListedSpans) -> None:
+    def _list(self, part: _Part, take: Callable[[Sequence[Entry]], None], result: _ListedSpans) -> None:
+        span = part.span
         opened = self.opened or open_folder(join(self.root, span.path) if span else self.root, self.options)
-        listing = opened.list_files()
+        listing = opened.list_files() if part.part is None else opened.list_part(part.part, part.unresolved)
+        result.unresolved += listing.unresolved
         number = tuple[str, ...]()
         if span and not opened.layout.entries_are_containers:  # these have all their slices
             number = (str(span.number),)
@@ -175,7 +208,7 @@ class _ListSpans:
         base = f"{span.path}/" if span else ""
         result.refused += [file._replace(path=f"{base}{file.path}") for file in listing.refused]
         result.class_names |= listing.class_names
-        described = dataclasses.replace(listing, entries=(), refused=(), class_names=frozenset())
+        described = dataclasses.replace(listing, entries=(), refused=(), class_names=frozenset(), unresolved=())
         result.described.append(_Described(span, opened.layout.name, opened.detection, described, num_entries))
 
 

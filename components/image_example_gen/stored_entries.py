@@ -1,4 +1,4 @@
-"""The entries of a large dataset: in files, in the order of their paths, and a block of them in memory."""
+"""The entries of a large dataset: in files, and a block of them in memory."""
 
 from __future__ import annotations
 

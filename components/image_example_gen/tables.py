@@ -13,6 +13,7 @@ from typing import NamedTuple, TextIO
 
 from components.image_example_gen import files
 from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.table_parts import IndivisibleTableError, Part, open_part
 from trainer_module import features
 
 # Slices that every image has; a column may not have one of these names.
@@ -60,7 +61,7 @@ class Table(NamedTuple):
         return self.location.rpartition("/")[2]
 
 
-def read(location: str, *, required: str = "") -> Table:
+def read(location: str, *, required: str = "", part: Part | None = None) -> Table:
     """Reads CSV (with a header) or, if the name ends in `.jsonl`, JSON Lines (one object per line), in UTF-8.
 
     The delimiter of CSV is the comma, the semicolon or the tab, whichever is most frequent in the header.
@@ -68,12 +69,14 @@ def read(location: str, *, required: str = "") -> Table:
     Args:
       location: Local path, or any that TensorFlow's file system reads.
       required: A required column; none by default.
+      part: The rows to read; all by default.
 
     Raises:
       DatasetError: If it cannot be read, or if a column is missing, empty, duplicated, or named like a built-in slice.
+      IndivisibleTableError: If a part does not end at the end of a row.
     """
     columns: list[str] = []
-    parsed = _parse(location, columns)
+    parsed = _parse(location, columns, part)
     rows = list(itertools.islice(parsed, _MOST_ROWS + 1))
     num_rows = len(rows) + sum(1 for _ in parsed)
     if required and required not in columns:
@@ -88,22 +91,22 @@ def read(location: str, *, required: str = "") -> Table:
             )
     names = tuple(columns)
     if num_rows > _MOST_ROWS:
-        return Table(location, names, _RowsOfFile(location, names, num_rows))
+        return Table(location, names, _RowsOfFile(location, names, num_rows, part))
     return Table(location, names, [_completed(row, names) for row in rows])
 
 
 class _RowsOfFile(Collection[Row]):
     """The rows of a large file, which has been read once without an error."""
 
-    def __init__(self, location: str, columns: Sequence[str], num_rows: int) -> None:
-        self._location, self._columns, self._num_rows = location, columns, num_rows
+    def __init__(self, location: str, columns: Sequence[str], num_rows: int, part: Part | None) -> None:
+        self._location, self._columns, self._num_rows, self._part = location, columns, num_rows, part
 
     def __len__(self) -> int:
         return self._num_rows
 
     def __iter__(self) -> Iterator[Row]:
         number, columns = 0, frozenset(self._columns)
-        for row in _parse(self._location, []):
+        for row in _parse(self._location, [], self._part):
             number += 1
             if not row.values.keys() <= columns:
                 raise self._changed()
@@ -123,7 +126,7 @@ def _completed(row: Row, columns: Sequence[str]) -> Row:
     return row if len(row.values) == len(columns) else Row(row.line, dict.fromkeys(columns, "") | row.values)
 
 
-def _parse(location: str, columns: list[str]) -> Iterator[Row]:
+def _parse(location: str, columns: list[str], part: Part | None = None) -> Iterator[Row]:
     """Reads a file line by line; adds its columns, at the latest when the rows end.
 
     Raises:
@@ -132,11 +135,11 @@ def _parse(location: str, columns: list[str]) -> Iterator[Row]:
     is_jsonl = location.endswith(".jsonl")
     try:
         with (
-            files.open_binary(location) as binary,
+            open_part(location, part) if part else files.open_binary(location) as binary,
             # CSV contains line ends of any kind in quotes.
             io.TextIOWrapper(binary, encoding="utf-8-sig", newline="\n" if is_jsonl else "") as text,
         ):
-            for row in (_parse_jsonl if is_jsonl else _parse_csv)(location, text, columns):
+            for row in (_parse_jsonl if is_jsonl else _parse_csv)(location, text, columns, part):
                 if not is_printable("".join(row.values.values())):
                     value = next(value for value in row.values.values() if not is_printable(value))
                     raise DatasetError(
@@ -182,15 +185,15 @@ def _not_utf8(location: str) -> str:
     return f"is not {kind} in UTF-8 (byte {position}). Save it in UTF-8, for example with iconv -f {encoding} -t UTF-8."
 
 
-def _parse_csv(location: str, text: TextIO, columns: list[str]) -> Iterator[Row]:
-    first, num_before = text.readline(), 0
+def _parse_csv(location: str, text: TextIO, columns: list[str], part: Part | None) -> Iterator[Row]:
+    first, num_before = text.readline(), part.num_lines_before if part else 0
     lines: Iterator[str] = text
     if first.strip()[:4].lower() == "sep=" and first.strip()[4:] in _DELIMITERS:  # Excel writes this line
-        delimiter, num_before = first.strip()[4:], 1
+        delimiter, num_before = first.strip()[4:], num_before + 1
     else:
         unquoted = re.sub(r'"[^"]*"', "", first)
         delimiter, lines = max(_DELIMITERS, key=unquoted.count), itertools.chain([first], text)
-    reader = csv.reader(lines, delimiter=delimiter)
+    reader = csv.reader(lines, delimiter=delimiter, strict=part is not None)  # a part must not end in quotes
     try:
         names = [column.strip() for column in next(reader, [])]
         columns += names
@@ -207,11 +210,13 @@ def _parse_csv(location: str, text: TextIO, columns: list[str]) -> Iterator[Row]
             # Missing fields at the end of a row are empty.
             yield Row(line, dict(zip(names, values + [""] * (len(names) - len(values)), strict=True)))
     except csv.Error as error:
+        if part:
+            raise IndivisibleTableError from None
         raise DatasetError(f"{location} cannot be read as CSV in UTF-8: {error}") from None
 
 
-def _parse_jsonl(location: str, text: TextIO, columns: list[str]) -> Iterator[Row]:
-    for number, line in enumerate(text, start=1):
+def _parse_jsonl(location: str, text: TextIO, columns: list[str], part: Part | None) -> Iterator[Row]:
+    for number, line in enumerate(text, start=1 + (part.num_lines_before if part else 0)):
         if not line.strip():
             continue
         try:

@@ -136,6 +136,15 @@ def plausible(table: Table, listed: ListedFiles, options: DataOptions) -> list[C
     return choices
 
 
+def are_named(table: Table, options: DataOptions) -> bool:
+    """Whether the options and the names of the columns decide what they contain, and no values."""
+    columns, used = table.columns, (options.path_column or PATH, SPLIT)
+    has_path = bool(options.path_column) or PATH in columns
+    has_split = SPLIT in columns or not any(column.lower() in _SPLIT_NAMES for column in columns)
+    has_label = MASK in columns or options.label_columns or _named_label_columns(table, options, used)
+    return has_path and has_split and bool(options.label_column or has_label)
+
+
 def _class_columns(table: Table, options: DataOptions, used: Sequence[str]) -> tuple[str, ...]:
     """Returns the columns of 1 and 0 if there are several; none if a column is named like one of labels."""
     if options.label_column or _named_label_columns(table, options, used) or not table.rows:

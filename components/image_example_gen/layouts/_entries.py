@@ -12,6 +12,7 @@ from components.image_example_gen.class_list import NO_CLASS_LIST, ClassList
 from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.layouts._folder import is_image_name
 from components.image_example_gen.stored_entries import collect
+from components.image_example_gen.tables import Row
 
 # Reason of files below a class folder that are not directly in it.
 NESTED = "in a folder inside a class folder; `data.recursive = true` uses it"
@@ -30,6 +31,7 @@ class Listing:
         are known only after reading.
       class_list: Class names in the order of their ids, if the dataset has such a list.
       notes: What users should know before the run.
+      unresolved: Rows of a part of a table whose files must be compared with all others.
     """
 
     label_features: tuple[str, ...]
@@ -39,6 +41,7 @@ class Listing:
     class_names: frozenset[str] = frozenset()
     class_list: ClassList = NO_CLASS_LIST
     notes: tuple[str, ...] = ()
+    unresolved: tuple[Row, ...] = ()
 
     def merged(self, others: Iterable[Self]) -> Self:
         """Returns the files of this and other listings of the same label features; its columns and class list stay."""
@@ -48,7 +51,7 @@ class Listing:
             entries=collect(entry for listing in listings for entry in listing.entries),
             refused=tuple(file for listing in listings for file in listing.refused),
             class_names=self.class_names.union(*(listing.class_names for listing in listings)),
-            notes=tuple(note for listing in listings for note in listing.notes),
+            notes=tuple(dict.fromkeys(note for listing in listings for note in listing.notes)),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from collections import defaultdict
@@ -58,11 +59,20 @@ class ListedFiles:
           rows: Of the table.
           columns: Those whose cells mean files; empty cells and absent columns do not matter.
         """
+        cells_of = functools.partial(_cells_of, columns)
+        incomplete_rows = SpooledItems[Row]()
+        yield from self.complete_in_batches(rows, columns, incomplete_rows)
+        few = list(itertools.islice(incomplete_rows, IMAGES_PER_PARTITION + 1))
+        if len(few) > IMAGES_PER_PARTITION:
+            yield from self._many_incomplete(incomplete_rows, cells_of)
+        elif few:
+            yield few, self.find(cells_of(few))
 
-        def cells_of(some: Iterable[Row]) -> set[str]:
-            return {cell for row in some for column in columns if (cell := row.values.get(column))}
-
-        rows, incomplete_rows = iter(rows), SpooledItems[Row]()
+    def complete_in_batches(
+        self, rows: Iterable[Row], columns: Sequence[str], incomplete_rows: SpooledItems[Row]
+    ) -> Iterator[tuple[list[Row], dict[str, files.File]]]:
+        """Does the same with the rows whose cells are paths; adds the others to `incomplete_rows`."""
+        rows, cells_of = iter(rows), functools.partial(_cells_of, columns)
         while batch := list(itertools.islice(rows, _ROWS_PER_BATCH)):
             known = self._described(cells_of(batch))
             incomplete = {cell for cell, file in known.items() if _is_incomplete(file)}
@@ -72,11 +82,6 @@ class ListedFiles:
                 batch = list(itertools.compress(batch, has_paths))
                 known = {cell: known[cell] for cell in cells_of(batch)}
             yield batch, known
-        few = list(itertools.islice(incomplete_rows, IMAGES_PER_PARTITION + 1))
-        if len(few) > IMAGES_PER_PARTITION:
-            yield from self._many_incomplete(incomplete_rows, cells_of)
-        elif few:
-            yield few, self.find(cells_of(few))
 
     def _many_incomplete(
         self, rows: Iterable[Row], cells_of: Callable[[Iterable[Row]], set[str]]
@@ -134,6 +139,10 @@ class ListedFiles:
     def _is_preferred(self, path: str) -> bool:
         first = path.partition("/")[0].lower()
         return bool(self._preferred) and first in (self._preferred, f"{self._preferred}_images")
+
+
+def _cells_of(columns: Sequence[str], rows: Iterable[Row]) -> set[str]:
+    return {cell for row in rows for column in columns if (cell := row.values.get(column))}
 
 
 def _is_image(file: files.File) -> bool:

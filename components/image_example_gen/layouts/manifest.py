@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import shlex
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
+from components.image_example_gen import class_list, files, label_sets, labels, missing_files, table_parts, tables
 from components.image_example_gen.entries import Entry, LabelFile, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
 from components.image_example_gen.external_sort import grouped_by_key
@@ -22,6 +23,7 @@ from components.image_example_gen.layouts._spec import Confidence, Evidence, Lay
 from components.image_example_gen.layouts.mask_pairs import classes_of_masks
 from components.image_example_gen.spooled_items import SpooledItems
 from components.image_example_gen.stored_entries import collect
+from components.image_example_gen.table_parts import IndivisibleTableError, Part
 from trainer_module import features
 from trainer_module.locations import join
 
@@ -32,6 +34,8 @@ _Group = TypeVar("_Group")
 MANIFEST_FILES = ("manifest.csv", "manifest.jsonl")
 _SHOWN_CELLS = 2
 _MOST_FOLDERS = 10
+# Rows of a part that are not complete paths; they are in memory together.
+_MOST_SET_ASIDE = 1000
 
 
 def _detect(folder: Folder, options: DataOptions) -> Evidence:
@@ -163,6 +167,73 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     return listings[0].merged(listings[1:])
 
 
+# === Parts ===
+
+
+class _TablePart(NamedTuple):
+    """A part of a table whose columns are known by their names.
+
+    Attributes:
+      location: Location of the table.
+      columns: Those of the table.
+      chosen: Which of them contain what.
+      rows: The rows of the part.
+    """
+
+    location: str
+    columns: tuple[str, ...]
+    chosen: Columns
+    rows: Part
+
+
+def _parts(folder: Folder, options: DataOptions) -> list[_TablePart]:
+    """Cuts a large manifest into parts, if no values decide about its columns, and it has no boxes."""
+    location = options.manifest or next(filter(None, map(folder.find, MANIFEST_FILES)), None)
+    if location is None or _split_folder(folder, location):
+        return []
+    try:
+        cut = table_parts.divide(location)
+        if len(cut) < 2:
+            return []
+        table = tables.read(location, part=cut[0])
+        if not _columns.are_named(table, options) or _box_columns.has_boxes(table.columns):
+            return []
+        chosen = _columns.choose(table, ListedFiles(folder, table.name), options)
+    except (DatasetError, IndivisibleTableError, files.UnreadableFileError):
+        return []  # `list_entries` reports it
+    if _may_have_separators(chosen, options):
+        return []
+    return [_TablePart(location, table.columns, chosen, rows) for rows in cut]
+
+
+def _list_part(folder: Folder, options: DataOptions, part: _TablePart, unresolved: Sequence[tables.Row]) -> Listing:
+    """Lists a part of a table, or rows of several parts that are not complete paths.
+
+    Raises:
+      IndivisibleTableError: If the columns differ from those of the other parts, or if many files do not exist.
+      DatasetError: If a split is unknown.
+    """
+    if unresolved:
+        table = tables.Table(part.location, part.columns, unresolved)
+    else:
+        table = tables.read(part.location, part=part.rows)
+    if table.columns != part.columns:
+        raise IndivisibleTableError
+    listed = ListedFiles(folder, _preferred(part.location.removeprefix(f"{folder.root}/")))
+    searched = _SearchedPaths(table, (part.chosen.path, part.chosen.mask), listed)
+    if unresolved:
+        return _list_rows(folder, table, part.chosen, options, listed, searched)
+    set_aside = SpooledItems[tables.Row]()
+    listing = _list_rows(folder, table, part.chosen, options, listed, searched, set_aside)
+    unresolved = tuple(itertools.islice(set_aside, _MOST_SET_ASIDE + 1))
+    if len(unresolved) > _MOST_SET_ASIDE or searched.may_lack_most(len(unresolved)):
+        raise IndivisibleTableError
+    return dataclasses.replace(listing, unresolved=unresolved)
+
+
+# === Whole tables ===
+
+
 def _list_table(folder: Folder, location: str, options: DataOptions, split_of_table: str = "") -> Listing:
     table = tables.read(location)
     listed = ListedFiles(folder, _preferred(location.removeprefix(f"{folder.root}/")))
@@ -186,13 +257,33 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
         first = list(itertools.islice(rows_of, 1))  # all files are known before the first group
         rows_of, notes = itertools.chain(first, rows_of), _notes(table, chosen, searched)
         return _box_table.list_table(table, chosen, rows_of, folder, options, notes, split_of_table)
+    searched = _SearchedPaths(table, (chosen.path, chosen.mask), listed)
+    listing = _list_rows(folder, table, chosen, options, listed, searched, split_of_table=split_of_table)
+    searched.refuse_missing(folder.root)
+    return listing
+
+
+def _list_rows(
+    folder: Folder,
+    table: tables.Table,
+    chosen: Columns,
+    options: DataOptions,
+    listed: ListedFiles,
+    searched: _SearchedPaths,
+    set_aside: SpooledItems[tables.Row] | None = None,
+    split_of_table: str = "",
+) -> Listing:
+    """Lists the rows of a table without boxes; those that are not complete paths are set aside, or listed too."""
     reader = _RowReader(table, chosen, options, _separator(table, chosen, options), split_of_table)
     refused: list[RefusedFile] = []
-    names = set[str]()
-    searched = _SearchedPaths(table, (chosen.path, chosen.mask), listed)
+    names, columns = set[str](), (chosen.path, chosen.mask)
 
     def entries() -> Iterator[Entry]:
-        for batch, known in listed.in_batches(table.rows, (chosen.path, chosen.mask)):
+        if set_aside is None:
+            batches = listed.in_batches(table.rows, columns)
+        else:
+            batches = listed.complete_in_batches(table.rows, columns, set_aside)
+        for batch, known in batches:
             searched.add(known)
             for row in batch:
                 entry = reader.read(row, known)
@@ -203,7 +294,6 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
                     yield entry
 
     collected = collect(entries())
-    searched.refuse_missing(folder.root)
     return Listing(
         reader.label_features,
         collected,
@@ -315,9 +405,16 @@ def _separator(table: tables.Table, chosen: Columns, options: DataOptions) -> st
         return ""
     if options.label_separator or options.allows_label_sets:
         return options.label_separator or label_sets.SEPARATOR
-    is_plural = _columns.plain_name(chosen.label).endswith("labels") and options.labels_per_image is None
-    contains = is_plural and any(label_sets.SEPARATOR in row.values[chosen.label] for row in table.rows)
+    contains = _may_have_separators(chosen, options) and any(
+        label_sets.SEPARATOR in row.values[chosen.label] for row in table.rows
+    )
     return label_sets.SEPARATOR if contains else ""
+
+
+def _may_have_separators(chosen: Columns, options: DataOptions) -> bool:
+    """Whether labels with separators, if there are any, are several classes."""
+    is_set = options.label_separator or options.allows_label_sets or options.labels_per_image is not None
+    return not is_set and _columns.plain_name(chosen.label).endswith("labels")
 
 
 def _note_on_sets(table: tables.Table, chosen: Columns, separator: str) -> list[str]:
@@ -356,13 +453,17 @@ class _SearchedPaths:
         )
         self._num_found = max(self._num_found, len(problems))
 
+    def may_lack_most(self, num_more: int) -> bool:
+        """Whether most paths may not exist, with so many more that do not."""
+        return 2 * (self._most_missing + num_more) > self._num_found
+
     def refuse_missing(self, root: str) -> None:
         """Refuses a table of which most paths do not exist: they are written in another way than the files are stored.
 
         Raises:
           DatasetError: With the nearest existing file and the fix.
         """
-        if 2 * self._most_missing <= self._num_found:
+        if not self.may_lack_most(0):
             return
         num_missing, first = _counted(grouped_by_key(self._missing))
         if 2 * num_missing > self._num_found and 2 * num_missing > (num_paths := self._num_paths()):
@@ -457,5 +558,7 @@ LAYOUT = LayoutSpec(
     interpretation="a table lists the images",
     detect=_detect,
     list_entries=_list_entries,
+    parts=_parts,
+    list_part=_list_part,
     unsupported_options={"metadata_csv": "The manifest itself has the slice columns. Remove it."},
 )
