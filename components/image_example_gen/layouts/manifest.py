@@ -195,7 +195,8 @@ def _parts(folder: Folder, options: DataOptions) -> list[_TablePart]:
         cut = table_parts.divide(location)
         if len(cut) < 2:
             return []
-        table = tables.read(location, part=cut[0])
+        # The header has all columns; in JSON Lines, every row has its own.
+        table = tables.read(location, part=cut[0]._replace(end=cut[0].start) if cut[0].header_size else cut[0])
         if not _columns.are_named(table, options) or _box_columns.has_boxes(table.columns):
             return []
         chosen = _columns.choose(table, ListedFiles(folder, table.name), options)
