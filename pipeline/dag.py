@@ -167,13 +167,13 @@ def create_pipeline(
             train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
             eval_args=trainer_pb2.EvalArgs(splits=[features.VALIDATION]),
             custom_config={
-                "options": all_options.model_dump_json(exclude={"classes", "grad_cam"}),
+                "options": all_options.model_dump_json(exclude={"classes", "grad_cam", "test_time_augmentation"}),
                 "tuner": config.tuner.model_dump_json(),
                 "source_hash": code,
             },
         ).with_id(TUNER)
 
-    # The values of Tuner replace settings of `search_space.SECTIONS`, which no node after Trainer reads.
+    # The values of Tuner replace settings of `search_space.SECTIONS`. Nodes after Trainer read those beside the model.
     trainer = ImageTrainer(
         run_fn="trainer_module.hooks.trainer.run_fn",
         examples=example_gen.outputs["examples"],

@@ -6,6 +6,7 @@ reported immediately.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, field_validator, model_validator
@@ -457,6 +458,17 @@ class TrainerOptions(Section):
         """Height and width of training images after augmentation, pixels."""
         share = self.augmentation.crop
         return scaled_size(self.transform.image_size, share, self.model) if share else self.transform.image_size
+
+    @property
+    def view_sizes(self) -> tuple[Size, ...]:
+        """Height and width of every size of `[test_time_augmentation]`, pixels, that of the model input first."""
+        size = self.transform.image_size
+        return size, *(scaled_size(size, scale, self.model) for scale in self.test_time_augmentation.scales)
+
+    @property
+    def largest_view(self) -> Size:
+        """The largest of these sizes."""
+        return max(self.view_sizes, key=math.prod)
 
 
 def scaled_size(size: Size, factor: float, model: ModelOptions) -> Size:

@@ -20,8 +20,7 @@ from trainer_module.section import Section
 Number = int | float
 Options = TypeVar("Options", bound=Section)
 
-# Sections whose numbers can be tuned. Only Trainer reads them: evaluation, serving and explanation do not depend on
-# tuned values.
+# Sections whose numbers can be tuned. After Trainer, nodes read those that Trainer has stored beside the model.
 SECTIONS = ("training", "augmentation", "model", "task", "fine_tuning")
 
 # `tuner.epochs` sets the length of a trial, and a lucky seed is not a better setting.

@@ -11,14 +11,17 @@ def read(model_run: str) -> TrainerOptions:
     return TrainerOptions.model_validate_json(locations.read(locations.join(model_run, features.OPTIONS_FILE)))
 
 
-def with_stored_task(options: TrainerOptions, model_run: str) -> TrainerOptions:
-    """Replaces `[task]` by that of a trained model, whose predictions may depend on what was chosen after training.
+def with_trained_network(options: TrainerOptions, model_run: str) -> TrainerOptions:
+    """Replaces `[task]` and `[model]` by those of a trained model.
+
+    Its predictions may depend on what was chosen after training, and its views on strides that Tuner has changed.
 
     Args:
       options: The configuration of the run.
       model_run: Location of the `model_run` artifact; without stored options, those of the run are returned.
     """
     try:
-        return options.model_copy(update={"task": read(model_run).task})
+        stored = read(model_run)
     except FileNotFoundError:
         return options
+    return options.model_copy(update={"task": stored.task, "model": stored.model})

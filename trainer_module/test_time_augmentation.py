@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import tensorflow as tf
 from trainer_module import keras_file, tasks
 from trainer_module.any_size import accepting_any_size
 from trainer_module.model_input import Size
-from trainer_module.options import TrainerOptions, scaled_size
+from trainer_module.options import TrainerOptions
 
 
 class _View(NamedTuple):
@@ -31,7 +32,7 @@ def averaged(model: keras.Model, options: TrainerOptions) -> keras.Model:
     """Returns the network that predicts: the outputs are averages over the views of `[test_time_augmentation]`.
 
     The outputs of a classifier are logits, so probabilities are geometric means, normalised. All layers of the network
-    keep their names, and are those that see the unchanged image: Grad-CAM explains the average at their positions.
+    keep their names, and are those that see the unchanged image: of the average, Grad-CAM explains their part.
 
     Args:
       model: From `network.build`, trained.
@@ -55,10 +56,8 @@ def averaged(model: keras.Model, options: TrainerOptions) -> keras.Model:
 
 def _views(options: TrainerOptions) -> list[_View]:
     """Lists the views without the unchanged image."""
-    chosen, size = options.test_time_augmentation, options.transform.image_size
-    sizes = [size, *(scaled_size(size, scale, options.model) for scale in chosen.scales)]
-    mirrored = (False, True) if chosen.horizontal_flip else (False,)
-    return [_View(*view) for view in itertools.product(sizes, mirrored)][1:]
+    mirrored = (False, True) if options.test_time_augmentation.horizontal_flip else (False,)
+    return [_View(*view) for view in itertools.product(options.view_sizes, mirrored)][1:]
 
 
 class _AverageOfViews(keras.layers.Layer):
@@ -75,10 +74,12 @@ class _AverageOfViews(keras.layers.Layer):
         total = outputs
         for view in self._views:
             # One view after another: together, their feature maps would need several times the memory.
-            with tf.control_dependencies([total]), accepting_any_size(self._network):
+            with tf.control_dependencies([total]):
+                # Without antialiasing, as augmentation zooms.
                 seen = tf.identity(pixels) if view.size == size else tf.image.resize(pixels, view.size)
                 seen = tf.reverse(seen, [2]) if view.is_mirrored else seen
-                other = self._network(seen, training=False)
+                with accepting_any_size(self._network) if view.size != size else contextlib.nullcontext():
+                    other = self._network(seen, training=False)
                 total += self._restore(tf.cast(other, outputs.dtype), view.is_mirrored, size)
         return total / (1 + len(self._views))
 

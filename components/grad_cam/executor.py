@@ -44,7 +44,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """
         configured, split = classes.trainer_options(exec_properties["options"], input_dict), exec_properties["split"]
         model_run = artifact_utils.get_single_uri(input_dict["model_run"])
-        options = stored_options.with_stored_task(configured, model_run)
+        options = stored_options.with_trained_network(configured, model_run)
         if not options.model.has_feature_map():
             logging.warning(_NO_FEATURE_MAP)
         explanations = artifact_utils.get_single_instance(output_dict["explanations"])

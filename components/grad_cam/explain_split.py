@@ -126,7 +126,7 @@ class _Network:
 
         self.predict = predict
         self.explain = grad_cam.explainer(model, explanation, explained.method, explained.layer)
-        # The heat map is that of the plain network, which is measured: other views would repeat it for every step.
+        # Measured on the unchanged image, whose feature map is explained: other views would repeat it for every step.
         self.measure = faithfulness.measurer(plain, explanation, explained.faithfulness_steps)
 
 

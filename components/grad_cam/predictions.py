@@ -80,7 +80,7 @@ class PredictionBatch(NamedTuple):
 
 def batch_size(options: TrainerOptions) -> int:
     """The largest number of predictions per batch, limited by the pixels that the task allows at once."""
-    return tasks.get(options.task.name).explanation.images_at_once(options.transform.image_size)
+    return tasks.get(options.task.name).explanation.images_at_once(options.largest_view)
 
 
 def lists_predictions(options: TrainerOptions) -> bool:

@@ -30,7 +30,7 @@ from components.image_example_gen.stored_entries import Block as StoredBlock
 from components.image_example_gen.table_parts import IndivisibleTableError
 from trainer_module import locations
 
-_PARTS = "parts"
+_PARTS, _LISTER = "parts", "lister"
 # An engine starts as long as this process lists so many files.
 _MOST_IN_PROCESS = 1_000_000
 # Tasks of an engine: enough to keep its workers equally long at work, since the sizes of parts are not known.
@@ -134,9 +134,7 @@ def list_parts(
       DatasetError: If a part must not be read.
       IndivisibleTableError: If parts must be listed together.
     """
-    local = TemporaryFolder.local()
-    temporary: TemporaryFolder | None = local
-    store, is_shared = WorkFolder(local.location), False
+    (store, temporary), is_shared = _local_folder(), False
     total, first = _list_task(store, 0, lister, parts[:per_task]), per_task
     while first < len(parts) and (engine is None or total.num_files <= _MOST_IN_PROCESS):
         total.merge(_list_task(store, first, lister, parts[first : first + per_task]))
@@ -151,6 +149,11 @@ def list_parts(
         total.merge(_list_task(store, len(parts), lister, last))
     entries = StoredEntries(store, total.blocks, temporary=temporary, is_shared=is_shared)
     return (entries if len(entries) > IMAGES_PER_PARTITION else tuple(entries)), total.rest
+
+
+def _local_folder() -> tuple[WorkFolder, TemporaryFolder | None]:
+    temporary = TemporaryFolder.local()
+    return WorkFolder(temporary.location), temporary
 
 
 @dataclass
@@ -196,7 +199,8 @@ def _list_on(
     for task in range(num_tasks):
         some = parts[task * len(parts) // num_tasks : (task + 1) * len(parts) // num_tasks]
         place.folder.store(_PARTS, first_task + task, some)  # a Beam graph with all of them could be too large
-    reducer = _Task(place.folder, lister, first_task)
+    place.folder.store(_LISTER, first_task, lister)  # which may have the names of many files
+    reducer = _Task(place.folder, first_task)
     for result in place.exchange.run(range(num_tasks), no_rows, num_tasks, reducer):
         if isinstance(result, Exception):
             raise result
@@ -208,13 +212,13 @@ class _Task:
     """Lists the parts of a task on an engine; see `Reducer`."""
 
     store: WorkFolder
-    lister: Lister[Any]
     first_task: int
 
     def __call__(self, partition: int, blocks: list[Columns]) -> _Listed[Any] | Exception:
         del blocks
         task = self.first_task + partition
         try:
-            return _list_task(self.store, task, self.lister, self.store.load(_PARTS, task))
+            lister = self.store.load(_LISTER, self.first_task)
+            return _list_task(self.store, task, lister, self.store.load(_PARTS, task))
         except (DatasetError, IndivisibleTableError, OSError, UnreadableFileError) as error:
             return error  # users can fix it; the engine would try again, and wrap it

@@ -11,7 +11,6 @@ from components.image_example_gen import files, label_sets, labelled_span, layou
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import Detection, Folder, LayoutSpec, Listing
 from components.image_example_gen.options import AUTO, DataOptions
-from components.image_example_gen.tables import Row
 from trainer_module.locations import join
 
 
@@ -54,15 +53,15 @@ class OpenedFolder:
         """Returns parts that `list_part` lists, together all files; none if they cannot be listed apart."""
         return self.layout.parts(self.folder, self.options)
 
-    def list_part(self, part: Any, unresolved: Sequence[Row]) -> Listing:
-        """Lists a part, or rows that parts have left unresolved.
+    def list_part(self, part: Any) -> Listing:
+        """Lists a part, without judging whether it can be trained on.
 
         Raises:
           IndivisibleTableError: If the parts must be listed together.
           DatasetError: If a table contradicts itself.
         """
         assert self.layout.list_part is not None
-        listing = self.layout.list_part(self.folder, self.options, part, unresolved)
+        listing = self.layout.list_part(self.folder, self.options, part)
         return label_sets.convert(listing, self.options, self.root)
 
     def has_separate_folders(self) -> bool:

@@ -37,7 +37,7 @@ class Shard(NamedTuple):
 
 def make_shards(entries: Iterable[Entry], files_per_shard: int = FILES_PER_SHARD) -> list[Shard]:
     """Divides files among shards, mixed by the hash of their names, so that no part of a shard has a single class."""
-    mixed = sorted(entries, key=mixing_key)
+    mixed = sorted(entries, key=lambda entry: (mixing_key(entry), entry))
     count = num_shards(len(mixed), sum(entry.size for entry in mixed), files_per_shard)
     return [Shard(index, count, mixed[index::count]) for index in range(count)]
 

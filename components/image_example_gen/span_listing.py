@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -27,22 +28,20 @@ _MOST_UNRESOLVED = 100_000  # rows that are in memory
 MOST_COUNTED = 10_000  # values of a column; each is in memory meanwhile
 
 
-class _Part(NamedTuple):
-    """A part of the dataset that is listed apart from the others.
+class _Unit(NamedTuple):
+    """A span, a part of a table, or a whole dataset, which is listed apart from the rest.
 
     Attributes:
       span: A span; None without spans.
       part: A part of a dataset without spans, as its layout divides it; None if it is listed as a whole.
-      unresolved: Rows of all parts whose files must be compared with all others.
     """
 
     span: Span | None = None
     part: Any = None
-    unresolved: tuple[tables.Row, ...] = ()
 
 
 class _Described(NamedTuple):
-    """A span without its files.
+    """A unit without its files.
 
     Attributes:
       span: The span; None without spans.
@@ -60,11 +59,11 @@ class _Described(NamedTuple):
 
 
 @dataclass
-class _ListedSpans(ListedParts):
-    """Some spans; what they contain but for the entries.
+class _ListedUnits(ListedParts):
+    """Some units; what they contain but for the entries.
 
     Attributes:
-      described: The spans.
+      described: The units.
       class_names: All class names in folders or tables.
       removed: Labels that were removed from images with sets of classes.
       slice_values: Values of the columns, as far as they are counted.
@@ -78,7 +77,7 @@ class _ListedSpans(ListedParts):
     unresolved: list[tables.Row] = field(default_factory=list)
 
     def merge(self, later: Self) -> None:
-        """Adds later spans."""
+        """Adds later units."""
         super().merge(later)
         self.described += later.described
         self.class_names |= later.class_names
@@ -96,7 +95,7 @@ class _ListedSpans(ListedParts):
             known.update(values)
 
     def count(self, entries: Iterable[Entry], columns: Sequence[str]) -> Iterator[list[Entry]]:
-        """Counts the entries of a span, and returns them in blocks."""
+        """Counts the entries of a unit, and returns them in blocks."""
         digest, remaining = hashlib.sha256(repr(tuple(columns)).encode()), iter(entries)
         while block := list(itertools.islice(remaining, ENTRIES_PER_BLOCK)):
             digest.update("".join(map(repr, block)).encode())
@@ -128,14 +127,14 @@ def list_spans(
       DatasetError: If a layout or a table contradicts itself, or if spans do not fit each other.
     """
     # In the order of all paths: names contain no slash.
-    parts = [_Part(span) for span in sorted(chosen, key=lambda span: f"{span.path}/")]
-    lister = _ListSpans(root, options, None if chosen else opened)
+    units = [_Unit(span) for span in sorted(chosen, key=lambda span: f"{span.path}/")]
+    lister = _ListUnits(root, options, None if chosen else opened)
     if not chosen:
-        parts = [_Part(part=part) for part in opened.parts()]
-    try:
-        entries, listed = list_parts(parts or [_Part()], lister, 1, engine, functools.partial(_remainder, parts))
-    except IndivisibleTableError:
-        entries, listed = list_parts([_Part()], lister, 1)
+        units = [_Unit(part=part) for part in opened.parts()]
+    result = None
+    with contextlib.suppress(IndivisibleTableError):
+        result = list_parts(units or [_Unit()], lister, 1, engine, functools.partial(_remainder, units))
+    entries, listed = result or list_parts([_Unit()], lister, 1)
     described = sorted(listed.described, key=lambda each: each.span.number if each.span else 0)
     first = described[0]
     listing = dataclasses.replace(_merged(root, described), class_names=frozenset(listed.class_names))
@@ -147,7 +146,7 @@ def list_spans(
     listing = dataclasses.replace(listing, entries=entries, refused=tuple(listed.refused))
     listing, corrected = corrections.apply(listing, options, root, has_spans=bool(chosen))
     if listing.entries is not entries:
-        listed = _ListedSpans()
+        listed = _ListedUnits()
         for _ in listed.count(listing.entries, listing.columns):
             pass
     if chosen and SPAN_COLUMN in listing.columns:
@@ -155,28 +154,29 @@ def list_spans(
     return ListedDataset(root, first.layout, first.detection, listing, listed, listed.slice_values, corrected)
 
 
-def _remainder(parts: Sequence[_Part], listed: _ListedSpans) -> list[_Part]:
-    return [parts[0]._replace(unresolved=tuple(listed.unresolved))] if listed.unresolved else []
+def _remainder(units: Sequence[_Unit], listed: _ListedUnits) -> list[_Unit]:
+    """Returns the rows that parts have left unresolved, as another part."""
+    return [_Unit(part=units[0].part._replace(rows=tuple(listed.unresolved)))] if listed.unresolved else []
 
 
 @dataclass(frozen=True)
-class _ListSpans:
-    """Lists some spans; see `Lister`."""
+class _ListUnits:
+    """Lists some units; see `Lister`."""
 
     root: str
     options: DataOptions
     opened: OpenedFolder | None = None
 
-    def __call__(self, parts: Sequence[_Part], take: Callable[[Sequence[Entry]], None]) -> _ListedSpans:
-        result = _ListedSpans(removed=label_sets.RemovedLabels(self.options.classes))
-        for part in parts:
-            self._list(part, take, result)
+    def __call__(self, parts: Sequence[_Unit], take: Callable[[Sequence[Entry]], None]) -> _ListedUnits:
+        result = _ListedUnits(removed=label_sets.RemovedLabels(self.options.classes))
+        for unit in parts:
+            self._list(unit, take, result)
         return result
 
-    def _list(self, part: _Part, take: Callable[[Sequence[Entry]], None], result: _ListedSpans) -> None:
-        span = part.span
+    def _list(self, unit: _Unit, take: Callable[[Sequence[Entry]], None], result: _ListedUnits) -> None:
+        span = unit.span
         opened = self.opened or open_folder(join(self.root, span.path) if span else self.root, self.options)
-        listing = opened.list_files() if part.part is None else opened.list_part(part.part, part.unresolved)
+        listing = opened.list_files() if unit.part is None else opened.list_part(unit.part)
         result.unresolved += listing.unresolved
         number = tuple[str, ...]()
         if span and not opened.layout.entries_are_containers:  # these have all their slices
@@ -235,7 +235,7 @@ def _merged(root: str, described: Sequence[_Described]) -> Listing:
     )
 
 
-def _with_columns(entries: Iterable[Entry], listed: _ListedSpans, columns: Sequence[str]) -> Sequence[Entry]:
+def _with_columns(entries: Iterable[Entry], listed: _ListedUnits, columns: Sequence[str]) -> Sequence[Entry]:
     """Gives entries the columns of all spans, and counts the value of those that have none."""
 
     def completed() -> Iterator[Entry]:

@@ -13,13 +13,18 @@ from typing import NamedTuple, TextIO
 
 from components.image_example_gen import files
 from components.image_example_gen.errors import DatasetError
-from components.image_example_gen.table_parts import IndivisibleTableError, Part, open_part
+from components.image_example_gen.table_parts import (
+    DELIMITERS,
+    IndivisibleTableError,
+    RowRange,
+    given_delimiter,
+    open_part,
+)
 from trainer_module import features
 
 # Slices that every image has; a column may not have one of these names.
 BUILT_IN_SLICE_NAMES = tuple(key.removeprefix(features.SLICE_PREFIX) for key in features.BUILT_IN_SLICES)
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-_DELIMITERS = (",", ";", "\t")
 METADATA_FILE, FILENAME_COLUMN = "metadata.csv", "filename"
 _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 _SINGLE = ("path", "mask", "split", "group")  # columns with one value
@@ -61,7 +66,7 @@ class Table(NamedTuple):
         return self.location.rpartition("/")[2]
 
 
-def read(location: str, *, required: str = "", part: Part | None = None) -> Table:
+def read(location: str, *, required: str = "", part: RowRange | None = None) -> Table:
     """Reads CSV (with a header) or, if the name ends in `.jsonl`, JSON Lines (one object per line), in UTF-8.
 
     The delimiter of CSV is the comma, the semicolon or the tab, whichever is most frequent in the header.
@@ -73,7 +78,7 @@ def read(location: str, *, required: str = "", part: Part | None = None) -> Tabl
 
     Raises:
       DatasetError: If it cannot be read, or if a column is missing, empty, duplicated, or named like a built-in slice.
-      IndivisibleTableError: If a part does not end at the end of a row.
+      IndivisibleTableError: If quotes in a part are not regular, so that it may not end at the end of a row.
     """
     columns: list[str] = []
     parsed = _parse(location, columns, part)
@@ -98,7 +103,7 @@ def read(location: str, *, required: str = "", part: Part | None = None) -> Tabl
 class _RowsOfFile(Collection[Row]):
     """The rows of a large file, which has been read once without an error."""
 
-    def __init__(self, location: str, columns: Sequence[str], num_rows: int, part: Part | None) -> None:
+    def __init__(self, location: str, columns: Sequence[str], num_rows: int, part: RowRange | None) -> None:
         self._location, self._columns, self._num_rows, self._part = location, columns, num_rows, part
 
     def __len__(self) -> int:
@@ -126,7 +131,7 @@ def _completed(row: Row, columns: Sequence[str]) -> Row:
     return row if len(row.values) == len(columns) else Row(row.line, dict.fromkeys(columns, "") | row.values)
 
 
-def _parse(location: str, columns: list[str], part: Part | None = None) -> Iterator[Row]:
+def _parse(location: str, columns: list[str], part: RowRange | None = None) -> Iterator[Row]:
     """Reads a file line by line; adds its columns, at the latest when the rows end.
 
     Raises:
@@ -185,14 +190,14 @@ def _not_utf8(location: str) -> str:
     return f"is not {kind} in UTF-8 (byte {position}). Save it in UTF-8, for example with iconv -f {encoding} -t UTF-8."
 
 
-def _parse_csv(location: str, text: TextIO, columns: list[str], part: Part | None) -> Iterator[Row]:
+def _parse_csv(location: str, text: TextIO, columns: list[str], part: RowRange | None) -> Iterator[Row]:
     first, num_before = text.readline(), part.num_lines_before if part else 0
     lines: Iterator[str] = text
-    if first.strip()[:4].lower() == "sep=" and first.strip()[4:] in _DELIMITERS:  # Excel writes this line
-        delimiter, num_before = first.strip()[4:], num_before + 1
+    if delimiter := given_delimiter(first):
+        num_before += 1
     else:
         unquoted = re.sub(r'"[^"]*"', "", first)
-        delimiter, lines = max(_DELIMITERS, key=unquoted.count), itertools.chain([first], text)
+        delimiter, lines = max(DELIMITERS, key=unquoted.count), itertools.chain([first], text)
     reader = csv.reader(lines, delimiter=delimiter, strict=part is not None)  # a part must not end in quotes
     try:
         names = [column.strip() for column in next(reader, [])]
@@ -215,7 +220,7 @@ def _parse_csv(location: str, text: TextIO, columns: list[str], part: Part | Non
         raise DatasetError(f"{location} cannot be read as CSV in UTF-8: {error}") from None
 
 
-def _parse_jsonl(location: str, text: TextIO, columns: list[str], part: Part | None) -> Iterator[Row]:
+def _parse_jsonl(location: str, text: TextIO, columns: list[str], part: RowRange | None) -> Iterator[Row]:
     for number, line in enumerate(text, start=1 + (part.num_lines_before if part else 0)):
         if not line.strip():
             continue

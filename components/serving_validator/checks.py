@@ -100,15 +100,15 @@ def _requests(
         ),
     ]
     image_bytes = [_image_of(serialized) for serialized in serialized_examples]
-    # Gradients need the activations of all layers.
-    at_once = task.explanation.images_at_once(options.transform.image_size)
+    # The activations of large images need much memory, and gradients those of all layers.
+    at_once = task.explanation.images_at_once(options.largest_view)
     reference = task.predict(model, options, image_bytes)
     for signature, values in (
         (features.SERVING_DEFAULT, image_bytes),
         (features.EXAMPLES, list(serialized_examples)),
     ):
         if signature in served.signatures:
-            checks.append(_agreement(served, signature, values, task, reference, options, limits.tolerance))
+            checks.append(_agreement(served, signature, values, task, reference, options, limits.tolerance, at_once))
     for signature in (*features.EXPLANATIONS, features.EMBED):
         if signature in served.signatures:
             checks.append(_response(served, signature, image_bytes, at_once))
@@ -125,11 +125,16 @@ def _agreement(
     reference: Sequence[np.ndarray],
     options: TrainerOptions,
     tolerance: float,
+    at_once: int,
 ) -> ServingCheck:
-    """Compares the response of a signature with the predictions of the Keras model."""
+    """Compares the responses of a signature, to `at_once` images each, with the predictions of the Keras model."""
     name = f"{signature} agrees with the Keras model"
     try:
-        agreement = task.export.compare(served.run_on(signature, values), reference, options, tolerance)
+        responses = [
+            served.run_on(signature, values[first : first + at_once]) for first in range(0, len(values), at_once)
+        ]
+        response = {name: np.concatenate([part[name] for part in responses]) for name in responses[0]}
+        agreement = task.export.compare(response, reference, options, tolerance)
     except Exception as error:
         return ServingCheck(name=name, passed=False, detail=first_line(error))
     return ServingCheck(

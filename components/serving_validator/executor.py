@@ -36,11 +36,12 @@ class Executor(base_executor.BaseExecutor):
         split_uri = artifact_utils.get_split_uri(input_dict["examples"], exec_properties["split"])
         examples = input_pipeline.read_records([io_utils.all_files_pattern(split_uri)])
         limits = ServingLimits.model_validate_json(exec_properties["limits"])
-        options = classes.trainer_options(exec_properties["options"], input_dict)
+        configured = classes.trainer_options(exec_properties["options"], input_dict)
+        options = stored_options.with_trained_network(configured, model_run)
         report = checks.check_export(
             export_dir,
             test_time_augmentation.load(os.path.join(model_run, features.KERAS_FILE), options),
-            stored_options.with_stored_task(options, model_run),
+            options,
             list(examples.take(limits.validation_examples).as_numpy_iterator()),
             limits,
         )

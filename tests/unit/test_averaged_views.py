@@ -7,7 +7,16 @@ import tensorflow as tf
 
 from components.serving_validator import checks
 from components.serving_validator.options import ServingLimits
-from trainer_module import export, features, grad_cam, network, preprocessing, tasks, test_time_augmentation
+from trainer_module import (
+    export,
+    features,
+    grad_cam,
+    network,
+    preprocessing,
+    stored_options,
+    tasks,
+    test_time_augmentation,
+)
 from trainer_module.feature_maps import find_layer
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.mask_labels import PADDING_ID
@@ -77,7 +86,7 @@ def test_logits_of_pixels_return_to_their_positions(images):
         model(np.zeros((1, 8, 12, 3), np.float32))  # the network still checks what it is given directly
 
 
-def test_views_of_one_size_are_sums_of_single_views(images):
+def test_mirrored_views_have_all_sizes(images):
     given = options(scales=[0.5])
     model = network_of(given)
     predicted = test_time_augmentation.averaged(model, given)(images).numpy()
@@ -105,6 +114,24 @@ def test_views_of_one_size_are_sums_of_single_views(images):
 def test_views_that_cannot_be_averaged(task, model, views, message):
     with pytest.raises(ValueError, match=message):
         options(task, model, **views)
+
+
+def test_a_classifier_that_takes_any_size_averages_scales(images):
+    given = options("classification", scales=[0.5])
+    model = network_of(given)
+    smaller = network_of(options("classification", size=(8, 12)))
+    smaller.set_weights(model.get_weights())
+    expected = (model(images) + smaller(tf.image.resize(images, (8, 12)))) / 2
+    np.testing.assert_allclose(test_time_augmentation.averaged(model, given)(images), expected, atol=1e-5)
+
+
+def test_sizes_follow_the_network_that_tuner_has_changed(tmp_path):
+    configured = options(size=(32, 48), scales=[0.5])
+    tuned = configured.model_copy(update={"model": configured.model.model_copy(update={"depth": 4})})
+    assert (configured.view_sizes[1], tuned.view_sizes[1]) == ((16, 24), (16, 32))
+    (tmp_path / features.OPTIONS_FILE).write_text(tuned.model_dump_json())
+    assert stored_options.with_trained_network(configured, str(tmp_path)).view_sizes == tuned.view_sizes
+    assert tuned.largest_view == (32, 48)
 
 
 def test_sizes_without_padding_are_required():

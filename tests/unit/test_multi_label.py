@@ -158,9 +158,9 @@ def test_thresholds_that_do_not_fit_the_classes_are_refused_before_the_training(
 
 def test_other_nodes_read_the_thresholds_beside_the_model(tmp_path):
     configured, trained = options(), options(thresholds=[0.1, 0.2, 0.3])
-    assert stored_options.with_stored_task(configured, str(tmp_path)) == configured
+    assert stored_options.with_trained_network(configured, str(tmp_path)) == configured
     (tmp_path / features.OPTIONS_FILE).write_text(trained.model_dump_json())
-    assert stored_options.with_stored_task(configured, str(tmp_path)) == trained
+    assert stored_options.with_trained_network(configured, str(tmp_path)) == trained
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,36 @@ def test_json_lines_are_cut_at_line_feeds_only(tmp_path, monkeypatch):
     assert read == list(tables.read(str(path)).rows) and [row.line for row in read] == list(range(1, 41))
 
 
+@pytest.mark.parametrize("size", range(100, 160))
+def test_no_part_is_empty(tmp_path, monkeypatch, size):
+    (tmp_path / "table.jsonl").write_text('{"path": "1.png", "label": "cat"}\n' * 13)
+    monkeypatch.setattr(table_parts, "_PART_BYTES", size)
+    parts = table_parts.divide(str(tmp_path / "table.jsonl"))
+    assert all(part.start < part.end for part in parts) and parts[-1].end == 13 * 34
+
+
+def test_the_first_rows_have_all_columns(tmp_path, monkeypatch):
+    rows = [{"path": f"{number}.png", "label": "cat"} for number in range(60)]
+    write_table(tmp_path / "table.csv", rows)
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, num_rows in (("table.csv", 0), ("table.jsonl", 3)):
+        location = str(tmp_path / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(table_parts, "_PART_BYTES", 120)
+            table = tables.read(location, part=table_parts.first_rows(location))
+        assert table.columns == ("path", "label") and len(table.rows) == num_rows
+        assert table_parts.first_rows(location) is None  # a small table
+
+
+def test_a_part_of_a_file_that_has_changed_is_not_read(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("path,label\n1.png,cat\n")
+    (part,) = table_parts.divide(str(path))
+    path.write_text("path,label\n1.png,cat\n2.png,dog\n")
+    with pytest.raises(DatasetError, match=r"table\.csv has changed while it was read\. Run the command again\."):
+        tables.read(str(path), part=part)
+
+
 @pytest.mark.parametrize("stray", ['a "large" cat', '"cat" or dog', 'cat"', 'a 5" cat\n2.png,"an ox\n3.png,of 6"'])
 def test_quotes_that_do_not_enclose_a_value_never_change_rows(tmp_path, monkeypatch, stray):
     path = tmp_path / "table.csv"
@@ -210,6 +240,28 @@ def test_parts_give_the_dataset_of_the_whole_table(
     assert listed_in_parts == [1] and not isinstance(in_parts, str)
 
 
+def test_a_table_outside_of_the_data_folder_is_listed_by_this_process(tmp_path, listed_in_parts):
+    write_images(tmp_path / "data", [row["path"] for row in rows_of(60)])
+    write_table(tmp_path / "manifest.csv", rows_of(60))
+    assert len(outcome(tmp_path / "data", None, manifest=str(tmp_path / "manifest.csv"))["entries"]) == 60
+    assert listed_in_parts == [1]
+
+
+def test_tasks_do_not_contain_the_names_of_files(tmp_path, listed_in_parts, engine_of):
+    write_images(tmp_path / "data", [f"{number}.png" for number in range(2000)])
+    write_table(tmp_path / "data" / "manifest.csv", [row | {"path": row["path"][7:]} for row in rows_of(2000)])
+    place, sizes = engine_of(True)(), []
+
+    class MeasuredTasks:
+        def run(self, tasks, mapper, num_partitions, reducer):
+            sizes.append(len(pickle.dumps(reducer)))
+            return place.exchange.run(tasks, mapper, num_partitions, reducer)
+
+    dataset = inspect_dataset(str(tmp_path / "data"), DataOptions(), lambda: place._replace(exchange=MeasuredTasks()))
+    assert len(dataset.entries) == 2000 and listed_in_parts.pop() > 5
+    assert len(sizes) == 1 and sizes[0] < 1000
+
+
 def test_masks_are_listed_in_parts(tmp_path, listed_in_parts):
     rows = [row | {"mask": f"masks/{number}.png"} for number, row in enumerate(rows_of(60))]
     write_images(tmp_path, [row[key] for row in rows for key in ("path", "mask")])
@@ -277,6 +329,25 @@ def test_other_tables_are_listed_as_a_whole(
         patch.setattr(table_parts, "_PART_BYTES", 2**20)
         assert outcome(tmp_path / "data", None) == result
     assert message in result if message else isinstance(result, dict)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("manifest.csv", {"group_column": "patient"}, "has no column `patient`"),
+        ("all.csv", {"manifest": "all.csv"}, "write their corners into"),
+        ("manifest.csv", {"split_pattern": "(?P<test>x)", "label_column": "lable"}, "has no column `lable`"),
+    ],
+)
+def test_errors_of_columns_are_those_of_the_whole_table(tmp_path, listed_in_parts, name, options, message):
+    write_images(tmp_path, [row["path"] for row in rows_of(60)])
+    boxes = (
+        {key: lambda number: "0.5" for key in ("x_center", "y_center", "width", "height")} if name == "all.csv" else {}
+    )
+    write_table(tmp_path / name, rows_of(60, **boxes))
+    options = {key: str(tmp_path / value) if key == "manifest" else value for key, value in options.items()}
+    assert message in outcome(tmp_path, None, **options)
+    assert listed_in_parts == [1]
 
 
 def test_rows_without_complete_paths_are_limited(tmp_path, listed_in_parts, monkeypatch):

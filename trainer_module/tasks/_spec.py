@@ -539,7 +539,7 @@ class TaskSpec:
 
         from trainer_module.tasks._signatures import read_images
 
-        at_once = self.explanation.images_at_once(options.transform.image_size)
+        at_once = self.explanation.images_at_once(options.largest_view)
         return [
             prediction
             for first in range(0, len(image_bytes), at_once)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from components.image_example_gen import files
 from components.image_example_gen.errors import DatasetError, LayoutError
@@ -41,6 +42,9 @@ class Folder:
 
     root: str
     files: tuple[files.File, ...]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "files": self.files}  # without what was listed since
 
     @property
     def subfolders(self) -> list[str]:

@@ -71,7 +71,7 @@ class ListedFiles:
     def complete_in_batches(
         self, rows: Iterable[Row], columns: Sequence[str], incomplete_rows: SpooledItems[Row]
     ) -> Iterator[tuple[list[Row], dict[str, files.File]]]:
-        """Does the same with the rows whose cells are paths; adds the others to `incomplete_rows`."""
+        """Finds the files of rows whose cells are paths, a batch at a time; adds the others to `incomplete_rows`."""
         rows, cells_of = iter(rows), functools.partial(_cells_of, columns)
         while batch := list(itertools.islice(rows, _ROWS_PER_BATCH)):
             known = self._described(cells_of(batch))

@@ -16,7 +16,6 @@ from components.image_example_gen.layouts._folder import Folder
 
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions, ExampleGenOptions
-    from components.image_example_gen.tables import Row
 
 
 # === Detection ===
@@ -150,9 +149,10 @@ class LayoutSpec:
       list_entries: (folder, options) → the files to read. Raises LayoutError if they are not arranged as required, and
         DatasetError if a table contradicts itself.
       parts: (folder, options) → parts of the table that lists the files, if they can be listed apart from each other;
-        none if there is no such table, or if it is small.
-      list_part: (folder, options, part, unresolved rows) → the files of a part, or of the rows that parts have left
-        unresolved. Raises IndivisibleTableError if the parts must be listed together, otherwise as `list_entries`.
+        none if there is no such table, or if it is small. Named tuples, whose `rows` may be replaced by the rows that
+        parts leave unresolved.
+      list_part: (folder, options, part) → the files of a part; None for layouts without parts. Raises
+        IndivisibleTableError if the parts must be listed together, otherwise as `list_entries`.
       class_folders: (folder, options) → the class folders, if the label of every file follows from its folder; None for
         layouts without them. `list_entries` lists the same folders. Raises as `list_entries`.
       read: (root, entries, options) → the images and labels of the entries, in their order.
@@ -165,7 +165,7 @@ class LayoutSpec:
     detect: Callable[[Folder, DataOptions], Evidence]
     list_entries: Callable[[Folder, DataOptions], Listing]
     parts: Callable[[Folder, DataOptions], Sequence[Any]] = lambda folder, options: ()
-    list_part: Callable[[Folder, DataOptions, Any, Sequence[Row]], Listing] | None = None
+    list_part: Callable[[Folder, DataOptions, Any], Listing] | None = None
     class_folders: Callable[[Folder, DataOptions], ClassFolders] | None = None
     read: Callable[[str, Sequence[Entry], ExampleGenOptions], Iterator[Candidate]] = read_files
     entries_are_containers: bool = False

@@ -23,7 +23,7 @@ from components.image_example_gen.layouts._spec import Confidence, Evidence, Lay
 from components.image_example_gen.layouts.mask_pairs import classes_of_masks
 from components.image_example_gen.spooled_items import SpooledItems
 from components.image_example_gen.stored_entries import collect
-from components.image_example_gen.table_parts import IndivisibleTableError, Part
+from components.image_example_gen.table_parts import IndivisibleTableError, RowRange
 from trainer_module import features
 from trainer_module.locations import join
 
@@ -34,7 +34,7 @@ _Group = TypeVar("_Group")
 MANIFEST_FILES = ("manifest.csv", "manifest.jsonl")
 _SHOWN_CELLS = 2
 _MOST_FOLDERS = 10
-# Rows of a part that are not complete paths; they are in memory together.
+# Rows of a part whose paths are not complete; they are in memory together.
 _MOST_SET_ASIDE = 1000
 
 
@@ -171,61 +171,62 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
 
 
 class _TablePart(NamedTuple):
-    """A part of a table whose columns are known by their names.
+    """Rows of a table whose columns are known by their names.
 
     Attributes:
       location: Location of the table.
       columns: Those of the table.
       chosen: Which of them contain what.
-      rows: The rows of the part.
+      rows: Where they are in the file; or rows of any places whose paths may be incomplete.
     """
 
     location: str
     columns: tuple[str, ...]
     chosen: Columns
-    rows: Part
+    rows: RowRange | tuple[tables.Row, ...]
 
 
 def _parts(folder: Folder, options: DataOptions) -> list[_TablePart]:
     """Cuts a large manifest into parts, if no values decide about its columns, and it has no boxes."""
-    location = options.manifest or next(filter(None, map(folder.find, MANIFEST_FILES)), None)
-    if location is None or _split_folder(folder, location):
+    location = options.manifest or next(filter(None, map(folder.find, MANIFEST_FILES)), "")
+    # Workers see the data folder, and perhaps nothing else.
+    if not location.startswith(f"{folder.root}/") or _split_folder(folder, location):
         return []
     try:
-        cut = table_parts.divide(location)
-        if len(cut) < 2:
+        first = table_parts.first_rows(location)
+        if first is None:
             return []
-        # The header has all columns; in JSON Lines, every row has its own.
-        table = tables.read(location, part=cut[0]._replace(end=cut[0].start) if cut[0].header_size else cut[0])
+        table = tables.read(location, part=first)
         if not _columns.are_named(table, options) or _box_columns.has_boxes(table.columns):
             return []
-        chosen = _columns.choose(table, ListedFiles(folder, table.name), options)
+        chosen = _choose_columns(table, ListedFiles(folder, table.name), options)
+        if _may_have_separators(chosen, options):
+            return []
+        return [_TablePart(location, table.columns, chosen, rows) for rows in table_parts.divide(location)]
     except (DatasetError, IndivisibleTableError, files.UnreadableFileError):
         return []  # `list_entries` reports it
-    if _may_have_separators(chosen, options):
-        return []
-    return [_TablePart(location, table.columns, chosen, rows) for rows in cut]
 
 
-def _list_part(folder: Folder, options: DataOptions, part: _TablePart, unresolved: Sequence[tables.Row]) -> Listing:
-    """Lists a part of a table, or rows of several parts that are not complete paths.
+def _list_part(folder: Folder, options: DataOptions, part: _TablePart) -> Listing:
+    """Lists a part of a table.
 
     Raises:
       IndivisibleTableError: If the columns differ from those of the other parts, or if many files do not exist.
       DatasetError: If a split is unknown.
     """
-    if unresolved:
-        table = tables.Table(part.location, part.columns, unresolved)
-    else:
+    is_range = isinstance(part.rows, RowRange)
+    if isinstance(part.rows, RowRange):
         table = tables.read(part.location, part=part.rows)
+    else:
+        table = tables.Table(part.location, part.columns, part.rows)
     if table.columns != part.columns:
         raise IndivisibleTableError
     listed = ListedFiles(folder, _preferred(part.location.removeprefix(f"{folder.root}/")))
     searched = _SearchedPaths(table, (part.chosen.path, part.chosen.mask), listed)
-    if unresolved:
-        return _list_rows(folder, table, part.chosen, options, listed, searched)
-    set_aside = SpooledItems[tables.Row]()
+    set_aside = SpooledItems[tables.Row]() if is_range else None
     listing = _list_rows(folder, table, part.chosen, options, listed, searched, set_aside)
+    if set_aside is None:
+        return listing
     unresolved = tuple(itertools.islice(set_aside, _MOST_SET_ASIDE + 1))
     if len(unresolved) > _MOST_SET_ASIDE or searched.may_lack_most(len(unresolved)):
         raise IndivisibleTableError
@@ -238,11 +239,7 @@ def _list_part(folder: Folder, options: DataOptions, part: _TablePart, unresolve
 def _list_table(folder: Folder, location: str, options: DataOptions, split_of_table: str = "") -> Listing:
     table = tables.read(location)
     listed = ListedFiles(folder, _preferred(location.removeprefix(f"{folder.root}/")))
-    if table.name not in MANIFEST_FILES and (boxes := _box_columns.other_boxes(table.columns)):
-        raise DatasetError(f"{table.location} {boxes}.")
-    chosen = _columns.choose(table, listed, options)
-    if options.group_column and options.group_column not in table.columns:
-        raise DatasetError(f"data.group_column: {table.location} has no column `{options.group_column}`.")
+    chosen = _choose_columns(table, listed, options)
     if _box_columns.has_boxes(table.columns):
         searched = _SearchedPaths(table, (chosen.path,), listed)
 
@@ -264,6 +261,20 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
     return listing
 
 
+def _choose_columns(table: tables.Table, listed: ListedFiles, options: DataOptions) -> Columns:
+    """Chooses the columns of a table.
+
+    Raises:
+      DatasetError: As `_columns.choose`, and if the table has boxes of another form, or lacks the column of the groups.
+    """
+    if table.name not in MANIFEST_FILES and (boxes := _box_columns.other_boxes(table.columns)):
+        raise DatasetError(f"{table.location} {boxes}.")
+    chosen = _columns.choose(table, listed, options)
+    if options.group_column and options.group_column not in table.columns:
+        raise DatasetError(f"data.group_column: {table.location} has no column `{options.group_column}`.")
+    return chosen
+
+
 def _list_rows(
     folder: Folder,
     table: tables.Table,
@@ -274,7 +285,7 @@ def _list_rows(
     set_aside: SpooledItems[tables.Row] | None = None,
     split_of_table: str = "",
 ) -> Listing:
-    """Lists the rows of a table without boxes; those that are not complete paths are set aside, or listed too."""
+    """Lists the rows of a table without boxes; those whose paths are not complete are set aside, or listed too."""
     reader = _RowReader(table, chosen, options, _separator(table, chosen, options), split_of_table)
     refused: list[RefusedFile] = []
     names, columns = set[str](), (chosen.path, chosen.mask)
@@ -455,7 +466,10 @@ class _SearchedPaths:
         self._num_found = max(self._num_found, len(problems))
 
     def may_lack_most(self, num_more: int) -> bool:
-        """Whether most paths may not exist, with so many more that do not."""
+        """Whether most paths may not exist, with so many more that do not.
+
+        False is certain, unless parts of a table list the same files again and again.
+        """
         return 2 * (self._most_missing + num_more) > self._num_found
 
     def refuse_missing(self, root: str) -> None:
