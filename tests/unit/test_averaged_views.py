@@ -174,7 +174,7 @@ class _TransformLayer(tf.Module):
 
 
 def test_the_exported_model_averages_and_the_keras_file_does_not(tmp_path, images):
-    given = options(horizontal_flip=True, scales=[1.5])
+    given = options(scales=[1.5])
     model = network_of(given)
     # Without training, most pixels would be of one class.
     kernel, bias = model.get_layer(features.LOGITS_LAYER).get_weights()
