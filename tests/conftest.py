@@ -6,7 +6,6 @@ import functools
 import gc
 import importlib.util
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,15 +19,14 @@ from PIL import Image
 
 import trainer_module  # noqa: F401  (says which Keras before anything imports TensorFlow)
 
-# Processes that share the cores wait for each other's threads: with one thread each, tests take four fifths of the time.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    for _variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(_variable, "1")
-
 _TESTS = Path(__file__).parent
 _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
 # The files that take longest, the longest first: with two processes the last file to begin must be a short one.
 _LONGEST = (
+    # Before networks become garbage: these tests collect it, which takes a minute and more afterwards.
+    "unit/test_large_annotation_files.py",
+    "unit/test_large_annotations.py",
+    "unit/test_large_tables.py",
     "e2e/test_loop.py",
     "e2e/test_digits.py",
     "component/test_tasks.py",
