@@ -209,6 +209,12 @@ def ram_files() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def many_tasks() -> Any:
+    """The class of an exchange that runs steps as an engine does."""
+    return _module("many_tasks").ManyTasks
+
+
 @pytest.fixture
 def set_buffers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Keeps only so many images of a dataset in memory, see `buffers.set_buffers`."""

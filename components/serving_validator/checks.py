@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -130,10 +130,8 @@ def _agreement(
     """Compares the responses of a signature, to `at_once` images each, with the predictions of the Keras model."""
     name = f"{signature} agrees with the Keras model"
     try:
-        responses = [
-            served.run_on(signature, values[first : first + at_once]) for first in range(0, len(values), at_once)
-        ]
-        response = {name: np.concatenate([part[name] for part in responses]) for name in responses[0]}
+        responses = [served.run_on(signature, some) for some in _batches(values, at_once)]
+        response = {output: np.concatenate([part[output] for part in responses]) for output in responses[0]}
         agreement = task.export.compare(response, reference, options, tolerance)
     except Exception as error:
         return ServingCheck(name=name, passed=False, detail=first_line(error))
@@ -149,8 +147,7 @@ def _agreement(
 def _response(served: SessionModel, signature: str, image_bytes: Sequence[bytes], at_once: int) -> ServingCheck:
     """Checks that a signature returns one finite row per image, with at most `at_once` images per request."""
     name = f"{signature} responds"
-    for first in range(0, len(image_bytes), at_once):
-        images = image_bytes[first : first + at_once]
+    for images in _batches(image_bytes, at_once):
         try:
             response = served.run_on(signature, images)
         except Exception as error:
@@ -162,6 +159,10 @@ def _response(served: SessionModel, signature: str, image_bytes: Sequence[bytes]
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 return ServingCheck(name=name, passed=False, detail=f"{output} is not finite")
     return ServingCheck(name=name, passed=True, detail=f"{len(image_bytes)} images")
+
+
+def _batches(values: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    return (values[first : first + size] for first in range(0, len(values), size))
 
 
 def _latency(served: SessionModel, image_bytes: Sequence[bytes], max_latency_ms: float | None) -> ServingCheck:

@@ -4,7 +4,6 @@ import dataclasses
 import http.server
 import json
 import os
-import pickle
 import threading
 import time
 import urllib.parse
@@ -27,7 +26,6 @@ from components.image_example_gen import (
 from components.image_example_gen.dataset import inspect_dataset, listed_dataset, remember
 from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError, UnnamedClassesError
-from components.image_example_gen.exchange import LocalExchange
 from components.image_example_gen.labels import BOX_LABEL
 from components.image_example_gen.layouts import class_folders, split_folders
 from components.image_example_gen.listing_tasks import ListingPlace
@@ -35,20 +33,6 @@ from components.image_example_gen.opened_folder import OpenedFolder, open_folder
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.shards import WorkFolder
 from components.image_example_gen.stored_entries import EntryTotals, StoredEntries
-
-
-class ManyTasks:
-    """An exchange with several tasks, as on an engine; the blocks of a partition come in another order."""
-
-    def run(self, tasks, mapper, num_partitions, reducer):
-        """Runs a step in this process."""
-        mapper, reducer = pickle.loads(pickle.dumps((mapper, reducer)))
-
-        def shuffled(partition, blocks):
-            np.random.default_rng(partition).shuffle(blocks)
-            return pickle.loads(pickle.dumps(reducer(partition, blocks)))
-
-        yield from LocalExchange().run(tasks, mapper, num_partitions, shuffled)
 
 
 @pytest.fixture
@@ -128,7 +112,7 @@ def test_the_error_of_the_first_folder_that_fails_is_raised():
         next(results)
 
 
-def test_a_folder_that_cannot_be_listed_stops_the_run(class_folders, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_listed_stops_the_run(class_folders, tmp_path, monkeypatch, many_tasks):
     root, list_folder = class_folders({"a": 2, "b": 2, "c": 2}), os.listdir
 
     def refuse(location):
@@ -139,7 +123,7 @@ def test_a_folder_that_cannot_be_listed_stops_the_run(class_folders, tmp_path, m
     monkeypatch.setattr(os, "listdir", refuse)
     monkeypatch.setattr(listing_tasks, "_MOST_IN_PROCESS", 1)
     monkeypatch.setattr(folder_listing, "_FOLDERS_AT_A_TIME", 1)
-    place = ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))
+    place = ListingPlace(many_tasks(), WorkFolder(str(tmp_path)))
     for engine in (None, lambda: place):
         with pytest.raises(PermissionError, match=f"{root}/b"):
             inspect_dataset(str(root), DataOptions(), engine)
@@ -370,7 +354,9 @@ def write_tree(root, seed):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_any_folders_are_listed_as_one_after_another(tmp_path, monkeypatch, small_blocks, reference_listing, seed):
+def test_any_folders_are_listed_as_one_after_another(
+    tmp_path, monkeypatch, small_blocks, reference_listing, seed, many_tasks
+):
     root = tmp_path / "images"
     write_tree(root, seed)
     location = str(root)
@@ -391,7 +377,7 @@ def test_any_folders_are_listed_as_one_after_another(tmp_path, monkeypatch, smal
         for layout in (class_folders, split_folders):
             patch.setattr(layout, "list_classes", reference_listing.list_classes)
         expected = outcome(location, options)
-    for engine in (None, lambda: ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))):
+    for engine in (None, lambda: ListingPlace(many_tasks(), WorkFolder(str(tmp_path)))):
         listed = outcome(location, options, engine)
         if isinstance(expected, str):
             assert listed == expected
@@ -415,11 +401,13 @@ def outcome(location, options, engine=None):
         return str(error)
 
 
-def test_the_fingerprint_does_not_depend_on_where_folders_are_listed(class_folders, tmp_path, monkeypatch, request):
+def test_the_fingerprint_does_not_depend_on_where_folders_are_listed(
+    class_folders, tmp_path, monkeypatch, request, many_tasks
+):
     root = class_folders({f"class-{number}": 6 for number in range(9)})
     first = inspect_dataset(str(root), DataOptions())
     request.getfixturevalue("small_blocks")
-    place = ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))
+    place = ListingPlace(many_tasks(), WorkFolder(str(tmp_path)))
     stored = [inspect_dataset(str(root), DataOptions(), engine) for engine in (None, lambda: place)]
     assert {each.fingerprint for each in stored} == {first.fingerprint}
     assert isinstance(first.entries, tuple) and all(isinstance(each.entries, StoredEntries) for each in stored)
@@ -507,7 +495,7 @@ KINDS = {
         (["boxes"], {"labels_from": "boxes"}),
     ],
 )
-def test_an_engine_lists_the_spans_of_any_layout(tmp_path, rng, request, kinds, options):
+def test_an_engine_lists_the_spans_of_any_layout(tmp_path, rng, request, kinds, options, many_tasks):
     for number in range(8, 13):  # in another order than their names
         KINDS[kinds[number % len(kinds)]](tmp_path / "data" / f"day-{number}", rng)
     location, options = f"{tmp_path}/data/day-{{SPAN}}", DataOptions(spans="all", **options)
@@ -515,7 +503,7 @@ def test_an_engine_lists_the_spans_of_any_layout(tmp_path, rng, request, kinds, 
     assert {entry.path.partition("/")[0] for entry in expected.entries} == {f"day-{number}" for number in range(8, 13)}
     assert [entry.path for entry in expected.entries] == sorted(entry.path for entry in expected.entries)
     request.getfixturevalue("small_blocks")
-    place = ListingPlace(ManyTasks(), WorkFolder(str(tmp_path / "work")))
+    place = ListingPlace(many_tasks(), WorkFolder(str(tmp_path / "work")))
     os.mkdir(place.folder.location)
     listed = inspect_dataset(location, options, lambda: place)
     assert isinstance(listed.entries, StoredEntries) and listed.entries.is_shared
@@ -523,13 +511,13 @@ def test_an_engine_lists_the_spans_of_any_layout(tmp_path, rng, request, kinds, 
     assert dataclasses.replace(listed, entries=(), sketch=()) == dataclasses.replace(expected, entries=(), sketch=())
 
 
-def test_spans_with_other_columns_are_completed(tmp_path, rng, small_blocks):
+def test_spans_with_other_columns_are_completed(tmp_path, rng, small_blocks, many_tasks):
     for number, columns in enumerate((["site"], ["site", "day"], ["day"])):
         write_manifest(tmp_path / "data" / f"day-{number}", rng, columns)
     location, options = f"{tmp_path}/data/day-{{SPAN}}", DataOptions(spans="all")
     listed = [
         inspect_dataset(location, options, engine)
-        for engine in (None, lambda: ListingPlace(ManyTasks(), WorkFolder(str(tmp_path))))
+        for engine in (None, lambda: ListingPlace(many_tasks(), WorkFolder(str(tmp_path))))
     ]
     assert listed[0].fingerprint == listed[1].fingerprint and listed[0].columns == ("site", "span", "day")
     for each in listed:
@@ -563,13 +551,13 @@ def test_a_span_without_images_adds_no_value_of_a_slice(tmp_path, rng):
     assert listed.slice_values == {"site": {"a", "b"}, "span": {"1", "2"}}
 
 
-def test_an_engine_reports_the_error_of_a_span(tmp_path, rng, small_blocks):
+def test_an_engine_reports_the_error_of_a_span(tmp_path, rng, small_blocks, many_tasks):
     for number in range(1, 5):
         write_manifest(tmp_path / "data" / f"day-{number}", rng, ["site"])
     broken = tmp_path / "data" / "day-3" / "manifest.csv"
     broken.write_text(broken.read_text() + "a,b,c,d,e\n")
     location, options = f"{tmp_path}/data/day-{{SPAN}}", DataOptions(spans="all")
-    for engine in (None, lambda: ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))):
+    for engine in (None, lambda: ListingPlace(many_tasks(), WorkFolder(str(tmp_path)))):
         with pytest.raises(DatasetError, match=r"day-3/manifest\.csv, line \d+: 5 fields, but 3 columns"):
             inspect_dataset(location, options, engine)
     for number in range(1, 5):  # boxes in YOLO's format, without names of classes in the last span
@@ -582,7 +570,7 @@ def test_an_engine_reports_the_error_of_a_span(tmp_path, rng, small_blocks):
         if number < 4:
             (root / "classes.txt").write_text("cat\ndog\n")
     location = f"{tmp_path}/yolo/day-{{SPAN}}"
-    for engine in (None, lambda: ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))):
+    for engine in (None, lambda: ListingPlace(many_tasks(), WorkFolder(str(tmp_path)))):
         with pytest.raises(UnnamedClassesError, match="day-4: the labels contain class ids") as raised:
             inspect_dataset(location, options, engine)
         assert raised.value.label_features == BOX_LABEL
@@ -657,14 +645,16 @@ def test_stored_entries_are_a_sequence(stored):
 
 @pytest.mark.parametrize("num", [1, 7, 8, 50, 211])
 @pytest.mark.parametrize("per_shard", [1, 3, 20])
-def test_shards_from_files_are_those_from_memory(stored, tmp_path, monkeypatch, small_blocks, num, per_shard):
+def test_shards_from_files_are_those_from_memory(
+    stored, tmp_path, monkeypatch, small_blocks, num, per_shard, many_tasks
+):
     entries = entries_of(num, seed=num)
     monkeypatch.setattr(shards, "_BYTES_PER_SHARD", 4000)
     contents = []
     for name, some in (("memory", entries), ("files", stored(entries))):
         folder = WorkFolder(str(tmp_path / name))
         (tmp_path / name).mkdir()
-        sizes = mixed_shards.write(some, folder, ManyTasks(), per_shard)
+        sizes = mixed_shards.write(some, folder, many_tasks(), per_shard)
         contents.append([folder.read(shards.ENTRIES, number) for number in range(len(sizes))])
         assert sizes == [len(content) for content in contents[-1]]
     assert contents[0] == contents[1] and len(contents[0]) >= num // per_shard

@@ -12,7 +12,6 @@ import pytest
 from components.image_example_gen import listing_tasks, span_listing, table_parts, tables
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.errors import DatasetError
-from components.image_example_gen.exchange import LocalExchange
 from components.image_example_gen.layouts import manifest
 from components.image_example_gen.listing_tasks import ListingPlace
 from components.image_example_gen.options import DataOptions
@@ -20,20 +19,11 @@ from components.image_example_gen.shards import WorkFolder
 from components.image_example_gen.table_parts import IndivisibleTableError
 
 
-class PickledTasks:
-    """An exchange whose tasks and results are pickled, as on an engine."""
-
-    def run(self, tasks, mapper, num_partitions, reducer):
-        """Runs a step in this process."""
-        for result in LocalExchange().run(tasks, mapper, num_partitions, pickle.loads(pickle.dumps(reducer))):
-            yield pickle.loads(pickle.dumps(result))
-
-
 @pytest.fixture
-def engine_of(tmp_path):
-    """Returns no engine, or one that pickles."""
+def engine_of(tmp_path, many_tasks):
+    """Returns no engine, or one with several tasks."""
     (tmp_path / "work").mkdir()
-    place = ListingPlace(PickledTasks(), WorkFolder(str(tmp_path / "work")))
+    place = ListingPlace(many_tasks(), WorkFolder(str(tmp_path / "work")))
     return lambda has_engine: (lambda: place) if has_engine else None
 
 

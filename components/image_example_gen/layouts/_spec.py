@@ -149,8 +149,8 @@ class LayoutSpec:
       list_entries: (folder, options) → the files to read. Raises LayoutError if they are not arranged as required, and
         DatasetError if a table contradicts itself.
       parts: (folder, options) → parts of the table that lists the files, if they can be listed apart from each other;
-        none if there is no such table, or if it is small. Named tuples, whose `rows` may be replaced by the rows that
-        parts leave unresolved.
+        empty without such a table, or if it is small. Named tuples, whose `rows` may be replaced by the rows that parts
+        leave unresolved.
       list_part: (folder, options, part) → the files of a part; None for layouts without parts. Raises
         IndivisibleTableError if the parts must be listed together, otherwise as `list_entries`.
       class_folders: (folder, options) → the class folders, if the label of every file follows from its folder; None for

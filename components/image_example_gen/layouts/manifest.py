@@ -188,7 +188,7 @@ class _TablePart(NamedTuple):
 
 def _parts(folder: Folder, options: DataOptions) -> list[_TablePart]:
     """Cuts a large manifest into parts, if no values decide about its columns, and it has no boxes."""
-    location = options.manifest or next(filter(None, map(folder.find, MANIFEST_FILES)), "")
+    location = options.manifest or _manifest_in(folder) or ""
     # Workers see the data folder, and perhaps nothing else.
     if not location.startswith(f"{folder.root}/") or _split_folder(folder, location):
         return []
@@ -214,16 +214,15 @@ def _list_part(folder: Folder, options: DataOptions, part: _TablePart) -> Listin
       IndivisibleTableError: If the columns differ from those of the other parts, or if many files do not exist.
       DatasetError: If a split is unknown.
     """
-    is_range = isinstance(part.rows, RowRange)
+    set_aside = None
     if isinstance(part.rows, RowRange):
-        table = tables.read(part.location, part=part.rows)
+        table, set_aside = tables.read(part.location, part=part.rows), SpooledItems[tables.Row]()
     else:
         table = tables.Table(part.location, part.columns, part.rows)
     if table.columns != part.columns:
         raise IndivisibleTableError
     listed = ListedFiles(folder, _preferred(part.location.removeprefix(f"{folder.root}/")))
     searched = _SearchedPaths(table, (part.chosen.path, part.chosen.mask), listed)
-    set_aside = SpooledItems[tables.Row]() if is_range else None
     listing = _list_rows(folder, table, part.chosen, options, listed, searched, set_aside)
     if set_aside is None:
         return listing
@@ -544,13 +543,17 @@ def _stem(location: str) -> str:
     return _name(location).rpartition(".")[0]
 
 
+def _manifest_in(folder: Folder) -> str | None:
+    return next(filter(None, map(folder.find, MANIFEST_FILES)), None)
+
+
 def _find(folder: Folder, options: DataOptions) -> list[str]:
     """Returns the location of the manifest, or those of the tables of several splits (`train.csv`, `val.csv`).
 
     Raises:
       LayoutError: If there is no table, or if several list images of the same split.
     """
-    location = next(filter(None, map(folder.find, MANIFEST_FILES)), None)
+    location = _manifest_in(folder)
     if location is not None:
         return [location]
     listing, _, faulty, _ = _other_tables(folder, options)
